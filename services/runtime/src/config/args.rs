@@ -1,0 +1,54 @@
+//! The flags every program has.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{ConfigError, LogFormat, Spec};
+
+/// Flags of every program; flatten them into a program's own.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CommonArgs {
+    /// The configuration file (TOML).
+    #[arg(long, value_name = "FILE", env = "P2PSB_CONFIG", global = true)]
+    pub config: Option<PathBuf>,
+
+    /// Set one configuration key; may be repeated, wins over file and environment.
+    #[arg(long, value_name = "SECTION.KEY=VALUE", global = true)]
+    pub set: Vec<String>,
+
+    /// Check the configuration and end: 0 if it is right, 64 if not.
+    #[arg(long)]
+    pub check_config: bool,
+
+    /// Print the effective configuration as TOML, secrets redacted, and end.
+    #[arg(long)]
+    pub print_config: bool,
+
+    /// What to log: a level, or levels by module (`info,h2=debug`); sets telemetry.log.filter.
+    #[arg(long, value_name = "FILTER", global = true)]
+    pub log: Option<String>,
+
+    /// How to log; sets telemetry.log.format.
+    #[arg(long, value_name = "FORMAT", global = true, value_enum)]
+    pub log_format: Option<LogFormat>,
+}
+
+impl CommonArgs {
+    /// Where to load from: these flags and the environment of this process.
+    pub fn spec(&self) -> Result<Spec, ConfigError> {
+        let mut flags = Vec::new();
+        if let Some(filter) = &self.log {
+            flags.push(("--log".to_owned(), "telemetry.log.filter".to_owned(), filter.clone()));
+        }
+        if let Some(format) = self.log_format {
+            flags.push((
+                "--log-format".to_owned(),
+                "telemetry.log.format".to_owned(),
+                format.as_str().to_owned(),
+            ));
+        }
+        let spec = Spec { file: self.config.clone(), set: self.set.clone(), flags, ..Spec::default() };
+        spec.with_process_env()
+    }
+}

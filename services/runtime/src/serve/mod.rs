@@ -1,0 +1,228 @@
+//! Serving gRPC and stopping well.
+//!
+//! A server takes its connections from any stream of I/O, so TLS, proxies and links that were opened
+//! the other way round are the caller's. Promises: every limit of [`Http2Config`] holds; health and
+//! reflection name what is served; after [`Running::drain`] returns, no connection and no call is
+//! left, because what did not end by itself before the deadline was cut.
+
+mod api;
+mod drain;
+mod http2;
+mod io;
+mod listener;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::server::Connected;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
+
+pub use api::{Api, ApiError};
+pub use drain::Drain;
+pub use http2::Http2Config;
+pub use io::Unvectored;
+pub use listener::{BACKLOG, Listener};
+
+use crate::status::{State, Status};
+use crate::telemetry::RpcLayer;
+
+/// How long connections that were cut may take to notice.
+const CUT_GRACE: Duration = Duration::from_secs(2);
+
+/// How a server is to be run.
+#[derive(Debug, Clone, Default)]
+pub struct ServeOptions {
+    /// Settings and limits of connections.
+    pub http2: Http2Config,
+    /// What gRPC health says.
+    pub status: Status,
+    /// What is told to streams when the server drains.
+    pub drain: Drain,
+}
+
+/// A running server. Dropping it stops it at once.
+#[derive(Debug)]
+pub struct Running {
+    /// `None` once it has ended and said how.
+    task: Option<JoinHandle<Result<(), tonic::transport::Error>>>,
+    options: ServeOptions,
+    health: Health,
+    stop: CancellationToken,
+    cut: CancellationToken,
+    connections: Arc<Semaphore>,
+    _health_task: AbortOnDropHandle<()>,
+}
+
+/// How a drain ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Everything ended by itself.
+    Clean,
+    /// The deadline came first; this many connections were cut.
+    Cut {
+        /// How many.
+        connections: usize,
+    },
+}
+
+/// Serves `api` on the connections that `incoming` yields. The end of `incoming` ends nothing: the
+/// connections it yielded go on. An error it yields is one connection that did not come to be.
+pub fn serve<I, IO, E>(api: Api, incoming: I, options: ServeOptions) -> Result<Running, ApiError>
+where
+    I: Stream<Item = Result<IO, E>> + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
+    let methods = api.methods()?;
+    let layer = RpcLayer::new(methods.iter().map(|(service, method)| (service.as_str(), method.as_str())));
+    let health = Health::new(api.names());
+    let routes = api.into_routes(health.service())?;
+
+    let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
+    let connections = Arc::new(Semaphore::new(options.http2.max_connections));
+    let incoming = guard(incoming, &options.http2, &connections, &cut);
+    let server = options.http2.server().layer(layer).add_routes(routes);
+    let task = tokio::spawn(server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
+    let health_task = AbortOnDropHandle::new(tokio::spawn(health.clone().follow(options.status.clone())));
+    Ok(Running { task: Some(task), options, health, stop, cut, connections, _health_task: health_task })
+}
+
+/// Every connection under the limits; beyond `max_connections` it is closed at once.
+fn guard<I, IO, E>(
+    incoming: I,
+    http2: &Http2Config,
+    connections: &Arc<Semaphore>,
+    cut: &CancellationToken,
+) -> impl Stream<Item = Result<io::Guarded<IO>, E>> + use<I, IO, E>
+where
+    I: Stream<Item = Result<IO, E>>,
+{
+    let (connections, cut, timeout) = (Arc::clone(connections), cut.clone(), http2.preface_timeout);
+    let gauge = metrics::gauge!("grpc_server_connections");
+    let refused = metrics::counter!("grpc_server_connections_refused_total", "limit" => "max_connections");
+    let admitted = incoming.filter_map(move |accepted| {
+        let result = match accepted {
+            Err(error) => Some(Err(error)),
+            Ok(io) => match Arc::clone(&connections).try_acquire_owned() {
+                Ok(permit) => Some(Ok(io::Guarded::new(io, cut.clone(), timeout, gauge.clone(), permit))),
+                Err(_) => {
+                    refused.increment(1);
+                    None
+                }
+            },
+        };
+        std::future::ready(result)
+    });
+    // tonic takes the end of the stream for the word to stop.
+    admitted.chain(futures::stream::pending())
+}
+
+impl Running {
+    /// Resolves if the server ends without having been told to, which is a fault.
+    pub async fn closed(&mut self) -> String {
+        let Some(task) = &mut self.task else { return "the server has ended".into() };
+        let ended = task.await;
+        self.task = None;
+        match ended {
+            Ok(Ok(())) => "the server ended".into(),
+            Ok(Err(error)) => format!("the server failed: {error}"),
+            Err(error) => format!("the server failed: {error}"),
+        }
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.options.http2.max_connections.saturating_sub(self.connections.available_permits())
+    }
+
+    /// Stops: health says so, streams are told, no connection is taken any more, clients are asked
+    /// to leave (GOAWAY); what is still there at the deadline is cut.
+    pub async fn drain(mut self, deadline: Duration) -> Drained {
+        self.options.status.drain();
+        self.health.stop().await;
+        self.options.drain.begin();
+        self.stop.cancel();
+        if tokio::time::timeout(deadline, self.closed()).await.is_ok() {
+            return Drained::Clean;
+        }
+        let connections = self.connections();
+        self.cut.cancel();
+        // A connection notices when it is polled next; a handler that blocks its thread can't.
+        if tokio::time::timeout(CUT_GRACE, self.closed()).await.is_err() {
+            tracing::error!(left = self.connections(), "connections did not end after they were cut");
+        }
+        Drained::Cut { connections }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.options.drain.begin();
+        self.stop.cancel();
+        self.cut.cancel();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// gRPC health of all services of a server: what the status says of the whole.
+#[derive(Debug, Clone)]
+struct Health {
+    reporter: HealthReporter,
+    names: Arc<[&'static str]>,
+    stopping: CancellationToken,
+}
+
+impl Health {
+    fn new(names: &[&'static str]) -> Self {
+        // The empty name is the whole server.
+        let names = names.iter().copied().chain([""]).collect();
+        Self { reporter: HealthReporter::new(), names, stopping: CancellationToken::new() }
+    }
+
+    fn service(&self) -> HealthServer<HealthService> {
+        HealthServer::new(HealthService::from_health_reporter(self.reporter.clone()))
+    }
+
+    async fn say(&self, state: &State) {
+        let status = if state.serves() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in self.names.iter() {
+            self.reporter.set_service_status(name, status).await;
+        }
+    }
+
+    fn follow(self, status: Status) -> impl Future<Output = ()> + Send {
+        let mut changes = status.subscribe();
+        async move {
+            while !self.stopping.is_cancelled() {
+                let state = changes.borrow_and_update().clone();
+                self.say(&state).await;
+                if changes.changed().await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Says the last word. Watchers hear it and then their streams end; they would run for ever and
+    /// hold their connections.
+    async fn stop(&mut self) {
+        self.stopping.cancel();
+        let stopped = State::NotReady(String::new());
+        self.say(&stopped).await;
+        for name in self.names.iter() {
+            self.reporter.clear_service_status(name).await;
+        }
+        self.say(&stopped).await;
+    }
+}
