@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_text_form_is_fixed() {
-        assert_eq!(peer().to_string(), "peer1qx9gud7atpm9vmsnrvxrl6e08tre8f6dzgjkaqd54zvrf3q6v4mf6xmj7s4");
+        assert_eq!(peer().to_string(), "peer1qx9g3c7awsylr90a2tdj6096t4ev5ecfhuwegysm7d6gsqd5pah4cguszjn");
     }
 
     #[test]

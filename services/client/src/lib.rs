@@ -1,1 +1,24 @@
-//! (skeleton)
+//! The Rust SDK of p2pSB: what a program needs to be a peer, or to ask for one.
+//!
+//! - [`identity`]: keys in files, made once.
+//! - [`tls`]: certificates that carry the identity; the listener's side of TLS.
+//! - [`endpoint`], [`conn`]: dialing a server or a peer, so that it *is* who it should be.
+//! - [`session`]: keeps sessions with the rendezvous and the peer's record fresh.
+//! - [`locator`]: where a peer is, who provides a service.
+
+pub mod conn;
+pub mod endpoint;
+pub mod files;
+pub mod identity;
+pub mod locator;
+pub mod pool;
+pub mod session;
+pub mod tls;
+
+pub use conn::{Connection, DialError, Dialer};
+pub use endpoint::Endpoint;
+pub use identity::{Identity, IdentityError};
+pub use locator::Locator;
+pub use session::{SessionConfig, SessionKeeper};
+
+pub use tls::{ClientAuth, ConnectInfo, ServerTls, TlsConfig, TlsMode, incoming};

@@ -143,10 +143,10 @@ pub fn run<S: Service>(program: Program, common: &CommonArgs, loaded: Loaded<S::
     if let Err(error) = check::<S>(&loaded) {
         return complain(program, Exit::Usage, &error);
     }
-    if common.print_config {
-        if let Err(exit) = print_config(program, &loaded.value) {
-            return exit;
-        }
+    if common.print_config
+        && let Err(exit) = print_config(program, &loaded.value)
+    {
+        return exit;
     }
     let (telemetry, metrics, drain) =
         (loaded.value.telemetry().clone(), loaded.value.metrics().clone(), loaded.value.drain().clone());

@@ -2,7 +2,6 @@
 //!
 //! This binary is both the test and the program: started with [`AS_PROGRAM`] set it runs a service.
 
-#![cfg_attr(not(test), allow(missing_docs))]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

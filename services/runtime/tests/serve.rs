@@ -1,5 +1,7 @@
 //! A server over a real ephemeral port: health, reflection, limits, the operators' endpoint, drain.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 

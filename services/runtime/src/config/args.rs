@@ -18,11 +18,11 @@ pub struct CommonArgs {
     pub set: Vec<String>,
 
     /// Check the configuration and end: 0 if it is right, 64 if not.
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub check_config: bool,
 
     /// Print the effective configuration as TOML, secrets redacted, and end.
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub print_config: bool,
 
     /// What to log: a level, or levels by module (`info,h2=debug`); sets telemetry.log.filter.
@@ -37,6 +37,8 @@ pub struct CommonArgs {
 impl CommonArgs {
     /// Where to load from: these flags and the environment of this process.
     pub fn spec(&self) -> Result<Spec, ConfigError> {
+        // An empty P2PSB_CONFIG, as compose files pass it, names no file.
+        let file = self.config.clone().filter(|path| !path.as_os_str().is_empty());
         let mut flags = Vec::new();
         if let Some(filter) = &self.log {
             flags.push(("--log".to_owned(), "telemetry.log.filter".to_owned(), filter.clone()));
@@ -48,7 +50,7 @@ impl CommonArgs {
                 format.as_str().to_owned(),
             ));
         }
-        let spec = Spec { file: self.config.clone(), set: self.set.clone(), flags, ..Spec::default() };
+        let spec = Spec { file, set: self.set.clone(), flags, ..Spec::default() };
         spec.with_process_env()
     }
 }

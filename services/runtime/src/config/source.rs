@@ -147,12 +147,11 @@ fn flag_layer(spec: &Spec) -> Result<Layer, ConfigError> {
 /// list and is none stays text, since `[::1]:7400` is an address.
 fn text_value(text: &str, origin: &str) -> Value {
     let trimmed = text.trim();
-    if trimmed.starts_with('[') || trimmed.starts_with('{') {
-        if let Ok(mut table) = format!("v = {trimmed}").parse::<toml::Table>() {
-            if let (1, Some(value)) = (table.len(), table.remove("v")) {
-                return node(value, Some(&origin.to_owned()));
-            }
-        }
+    if trimmed.starts_with(['[', '{'])
+        && let Ok(mut table) = format!("v = {trimmed}").parse::<toml::Table>()
+        && let (1, Some(value)) = (table.len(), table.remove("v"))
+    {
+        return node(value, Some(&origin.to_owned()));
     }
     Value::new(Some(&origin.to_owned()), ValueKind::String(trimmed.to_owned()))
 }

@@ -42,7 +42,7 @@ impl Api {
     }
 
     /// Adds a service.
-    pub fn add<S>(mut self, service: S) -> Self
+    pub fn add_service<S>(mut self, service: S) -> Self
     where
         S: Service<Request<Body>, Error = Infallible> + NamedService + Clone + Send + Sync + 'static,
         S::Response: axum::response::IntoResponse,
@@ -88,9 +88,9 @@ impl Api {
         let mut methods = Vec::new();
         for descriptor in &self.descriptors {
             for file in FileDescriptorSet::decode(*descriptor)?.file {
-                let package = file.package().to_owned();
+                let prefix = file.package().to_owned();
                 for service in &file.service {
-                    let name = format!("{package}.{}", service.name());
+                    let name = format!("{prefix}.{}", service.name());
                     if name == HEALTH || self.names.contains(&name.as_str()) {
                         methods.extend(
                             service.method.iter().map(|method| (name.clone(), method.name().to_owned())),

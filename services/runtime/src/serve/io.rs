@@ -110,10 +110,10 @@ impl<IO> Guarded<IO> {
                 "the server is stopping",
             )));
         }
-        if let Some(preface) = &mut self.preface {
-            if preface.timeout.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client said nothing")));
-            }
+        if let Some(preface) = &mut self.preface
+            && preface.timeout.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client said nothing")));
         }
         Poll::Pending
     }

@@ -49,7 +49,7 @@ pub struct ServeOptions {
     pub drain: Drain,
 }
 
-/// A running server. Dropping it stops it at once.
+/// A running server. Dropping it stops it at once (and begins the [`Drain`] it shares with others).
 #[derive(Debug)]
 pub struct Running {
     /// `None` once it has ended and said how.
@@ -59,7 +59,7 @@ pub struct Running {
     stop: CancellationToken,
     cut: CancellationToken,
     connections: Arc<Semaphore>,
-    _health_task: AbortOnDropHandle<()>,
+    health_task: AbortOnDropHandle<()>,
 }
 
 /// How a drain ended.
@@ -93,7 +93,7 @@ where
     let server = options.http2.server().layer(layer).add_routes(routes);
     let task = tokio::spawn(server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
     let health_task = AbortOnDropHandle::new(tokio::spawn(health.clone().follow(options.status.clone())));
-    Ok(Running { task: Some(task), options, health, stop, cut, connections, _health_task: health_task })
+    Ok(Running { task: Some(task), options, health, stop, cut, connections, health_task })
 }
 
 /// Every connection under the limits; beyond `max_connections` it is closed at once.
@@ -148,6 +148,9 @@ impl Running {
     /// to leave (GOAWAY); what is still there at the deadline is cut.
     pub async fn drain(mut self, deadline: Duration) -> Drained {
         self.options.status.drain();
+        // The last word on health is said below; nobody may speak after it.
+        self.health_task.abort();
+        let _ = (&mut self.health_task).await;
         self.health.stop().await;
         self.options.drain.begin();
         self.stop.cancel();
@@ -180,14 +183,13 @@ impl Drop for Running {
 struct Health {
     reporter: HealthReporter,
     names: Arc<[&'static str]>,
-    stopping: CancellationToken,
 }
 
 impl Health {
     fn new(names: &[&'static str]) -> Self {
         // The empty name is the whole server.
         let names = names.iter().copied().chain([""]).collect();
-        Self { reporter: HealthReporter::new(), names, stopping: CancellationToken::new() }
+        Self { reporter: HealthReporter::new(), names }
     }
 
     fn service(&self) -> HealthServer<HealthService> {
@@ -204,7 +206,7 @@ impl Health {
     fn follow(self, status: Status) -> impl Future<Output = ()> + Send {
         let mut changes = status.subscribe();
         async move {
-            while !self.stopping.is_cancelled() {
+            loop {
                 let state = changes.borrow_and_update().clone();
                 self.say(&state).await;
                 if changes.changed().await.is_err() {
@@ -217,7 +219,6 @@ impl Health {
     /// Says the last word. Watchers hear it and then their streams end; they would run for ever and
     /// hold their connections.
     async fn stop(&mut self) {
-        self.stopping.cancel();
         let stopped = State::NotReady(String::new());
         self.say(&stopped).await;
         for name in self.names.iter() {

@@ -1,0 +1,501 @@
+//! The walk that finds a peer: every known backbone is asked at once, inside a backbone one rendezvous after the other, each with a
+//! head start before the next. Answers are verified here; whoever answered is trusted for freshness only.
+//!
+//! Rendezvous are those of the configuration and those that they list. Endorsements count only from configured ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use p2psb_proto::error::{self, Failure, Reason};
+use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
+use p2psb_proto::model::{NetworkId, PeerId, PeerRecord, ServiceName, Signed, limits};
+use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServiceClient;
+use parking_lot::Mutex;
+use tonic::Status;
+
+use crate::conn::{Connection, Dialer};
+use crate::endpoint::Endpoint;
+use crate::pool::Pool;
+use crate::session::now;
+
+/// How long a rendezvous may take before the next of its backbone is asked beside it.
+const HEDGE: Duration = Duration::from_millis(250);
+/// How long a lookup may take when the caller sets no deadline.
+pub const LOOKUP: Duration = Duration::from_secs(10);
+/// How long a rendezvous may take to answer one call.
+const CALL: Duration = Duration::from_secs(5);
+/// How long what a rendezvous lists is used before it is asked again.
+const LIST_AGE: Duration = Duration::from_secs(30);
+/// How long a rendezvous that failed is asked only after the others.
+const FAILED_AGE: Duration = Duration::from_secs(10);
+/// How many rendezvous are kept.
+const MAX_RENDEZVOUS: usize = 512;
+/// How many pages of one service are read from one backbone.
+const MAX_PAGES: usize = 100;
+
+/// Why a lookup has no answer.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum LocateError {
+    /// Everyone who answered does not know the peer.
+    #[error(
+        "no rendezvous knows {peer}: it was never online here, left for good, or its record ran out ({asked} asked)"
+    )]
+    Unknown {
+        /// Who was looked for.
+        peer: PeerId,
+        /// How many rendezvous answered.
+        asked: usize,
+    },
+    /// Nobody answered.
+    #[error("no rendezvous answered: {detail}")]
+    NoRendezvous {
+        /// What each of them failed with.
+        detail: String,
+    },
+}
+
+impl LocateError {
+    /// The stable reason.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Unknown { .. } => Reason::PeerUnknown,
+            Self::NoRendezvous { .. } => Reason::NoRendezvous,
+        }
+    }
+}
+
+impl From<LocateError> for Failure {
+    fn from(error: LocateError) -> Self {
+        Self::new(error.reason(), error.to_string())
+    }
+}
+
+/// A located peer, and who answered.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// The peer.
+    pub peer: LocatedPeer,
+    /// The rendezvous whose answer this is.
+    pub answered_by: Endpoint,
+}
+
+/// A rendezvous as the locator sees it.
+#[derive(Clone, Debug)]
+pub struct RendezvousStatus {
+    /// How it is dialed.
+    pub endpoint: Endpoint,
+    /// Its own record, once it was reached.
+    pub record: Option<Signed<PeerRecord>>,
+    /// Whether the configuration names it.
+    pub configured: bool,
+    /// How long its last answer took.
+    pub latency: Option<Duration>,
+    /// Why its last call failed.
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    status: RendezvousStatus,
+    /// Everyone in its backbone, as it lists them.
+    backbone: BTreeSet<PeerId>,
+    listed_at: Option<Instant>,
+    failed_at: Option<Instant>,
+}
+
+/// Finds peers and services. Clones share connections and what is known.
+#[derive(Clone)]
+pub struct Locator {
+    network: NetworkId,
+    pool: Pool,
+    known: Arc<Mutex<BTreeMap<Endpoint, Known>>>,
+}
+
+type Client = RendezvousServiceClient<Connection>;
+
+impl Locator {
+    /// A locator that starts from these rendezvous.
+    #[must_use]
+    pub fn new(network: NetworkId, rendezvous: &[Endpoint], dialer: Dialer) -> Self {
+        let known = rendezvous.iter().map(|e| (e.clone(), Known::new(e.clone(), true))).collect();
+        Self { network, pool: Pool::new(dialer), known: Arc::new(Mutex::new(known)) }
+    }
+
+    /// Where `peer` is: of all backbones' answers the one with the newest record.
+    pub async fn locate(&self, peer: &PeerId) -> Result<Located, LocateError> {
+        self.refresh().await;
+        let mut walks: FuturesUnordered<_> =
+            self.backbones().into_iter().map(|members| self.locate_in(members, *peer)).collect();
+        let mut best: Option<Located> = None;
+        let (mut asked, mut failures) = (0, Vec::new());
+        while let Some((answer, failed)) = walks.next().await {
+            failures.extend(failed);
+            match answer {
+                Some(Ok(found)) if best.as_ref().is_none_or(|b| rank(&found.peer) > rank(&b.peer)) => {
+                    best = Some(found);
+                }
+                Some(Ok(_)) => {}
+                Some(Err(NotFound)) => asked += 1,
+                None => {}
+            }
+        }
+        match best {
+            Some(found) => Ok(found),
+            None if asked > 0 => Err(LocateError::Unknown { peer: *peer, asked }),
+            None => Err(LocateError::NoRendezvous { detail: shown(&failures) }),
+        }
+    }
+
+    /// Asks one backbone: its first rendezvous, and the next ones beside it when they fail or are slow.
+    async fn locate_in(
+        &self,
+        members: Vec<Endpoint>,
+        peer: PeerId,
+    ) -> (Option<Result<Located, NotFound>>, Vec<String>) {
+        let ask = |endpoint: Endpoint| async move {
+            let request = wire::LocateRequest { peer_id: peer.to_wire() };
+            let answer = self
+                .call(&endpoint, async |mut client: Client| {
+                    client.locate(request).await.map(tonic::Response::into_inner)
+                })
+                .await;
+            match answer {
+                Ok(answer) => self.believe(peer, answer, &endpoint).map(Ok),
+                Err(s) if error::reason_of(&s) == Some(Reason::PeerUnknown) => Ok(Err(NotFound)),
+                Err(s) => Err(format!("{}: {}", endpoint.url(), s.message())),
+            }
+        };
+        hedged(members, ask).await
+    }
+
+    fn believe(
+        &self,
+        peer: PeerId,
+        answer: wire::LocateResponse,
+        endpoint: &Endpoint,
+    ) -> Result<Located, String> {
+        let refuse = |why: String| format!("{}: {why}", endpoint.url());
+        let located = answer.peer.ok_or_else(|| refuse("an answer without a peer".into()))?;
+        let located = LocatedPeer::try_from(located).map_err(|e| refuse(e.to_string()))?;
+        if located.peer_id() != peer {
+            return Err(refuse(format!("answered with the record of {}", located.peer_id())));
+        }
+        located.record.value().check(&self.network, now()).map_err(|e| refuse(e.to_string()))?;
+        Ok(Located { peer: located, answered_by: endpoint.clone() })
+    }
+
+    /// Every provider of `service` over all backbones, each once, in order of their ids. An error if nobody answered.
+    pub async fn find_by_service(&self, service: &ServiceName) -> Result<Vec<LocatedPeer>, LocateError> {
+        self.refresh().await;
+        let mut walks: FuturesUnordered<_> =
+            self.backbones().into_iter().map(|members| self.find_in(members, service)).collect();
+        let mut found: BTreeMap<PeerId, LocatedPeer> = BTreeMap::new();
+        let (mut answered, mut failures) = (false, Vec::new());
+        while let Some((answer, failed)) = walks.next().await {
+            failures.extend(failed);
+            answered |= answer.is_some();
+            for peer in answer.into_iter().flatten() {
+                let id = peer.peer_id();
+                if found.get(&id).is_none_or(|known| rank(&peer) > rank(known)) {
+                    found.insert(id, peer);
+                }
+            }
+        }
+        if answered {
+            Ok(found.into_values().collect())
+        } else {
+            Err(LocateError::NoRendezvous { detail: shown(&failures) })
+        }
+    }
+
+    async fn find_in(
+        &self,
+        members: Vec<Endpoint>,
+        service: &ServiceName,
+    ) -> (Option<Vec<LocatedPeer>>, Vec<String>) {
+        let ask = |endpoint: Endpoint| async move {
+            let mut all = Vec::new();
+            let mut page_token = String::new();
+            for _ in 0..MAX_PAGES {
+                let request = wire::FindByServiceRequest {
+                    service: service.to_string(),
+                    page_size: 1000,
+                    page_token: std::mem::take(&mut page_token),
+                };
+                let page = self
+                    .call(&endpoint, async |mut client: Client| {
+                        client.find_by_service(request).await.map(tonic::Response::into_inner)
+                    })
+                    .await
+                    .map_err(|s| format!("{}: {}", endpoint.url(), s.message()))?;
+                all.extend(page.peers.into_iter().filter_map(|p| self.offering(p, service)));
+                if page.next_page_token.is_empty() {
+                    break;
+                }
+                page_token = page.next_page_token;
+            }
+            Ok(all)
+        };
+        hedged(members, ask).await
+    }
+
+    /// A provider that verifies, counts now, and says itself that it offers the service.
+    fn offering(
+        &self,
+        wire: p2psb_proto::wire::common::v1::LocatedPeer,
+        service: &ServiceName,
+    ) -> Option<LocatedPeer> {
+        let peer = LocatedPeer::try_from(wire).ok()?;
+        let record = peer.record.value();
+        (record.check(&self.network, now()).is_ok() && record.offers(service.as_str())).then_some(peer)
+    }
+
+    /// Providers of a reserved service that a configured rendezvous vouches for, online ones first.
+    pub async fn endorsed(&self, service: &ServiceName) -> Result<Vec<LocatedPeer>, LocateError> {
+        let mut providers = self.find_by_service(service).await?;
+        let vouchers: Vec<Signed<PeerRecord>> =
+            self.rendezvous().into_iter().filter(|r| r.configured).filter_map(|r| r.record).collect();
+        providers.retain(|p| vouchers.iter().any(|v| v.value().endorses(service.as_str(), &p.peer_id())));
+        providers.sort_by_key(|p| p.presence.state != PresenceState::Online);
+        Ok(providers)
+    }
+
+    /// All rendezvous as they were when last asked, configured ones first.
+    #[must_use]
+    pub fn rendezvous(&self) -> Vec<RendezvousStatus> {
+        let mut all: Vec<_> = self.known.lock().values().map(|k| k.status.clone()).collect();
+        all.sort_by_key(|s| !s.configured);
+        all
+    }
+
+    /// Asks every rendezvous whose list is old for a new one, and learns from it.
+    pub async fn refresh(&self) {
+        let due: Vec<Endpoint> = {
+            let known = self.known.lock();
+            known.iter().filter(|(_, k)| k.is_due()).map(|(e, _)| e.clone()).collect()
+        };
+        let fresh = {
+            let known = self.known.lock();
+            known.values().any(|k| k.listed_at.is_some() && k.failed_at.is_none())
+        };
+        let ask = futures::stream::iter(due).for_each_concurrent(16, |endpoint| async move {
+            self.ask_list(&endpoint).await;
+        });
+        // With something to go on, a slow rendezvous must not hold up the lookup.
+        let patience = if fresh { HEDGE } else { CALL };
+        let _ = tokio::time::timeout(patience, ask).await;
+    }
+
+    async fn ask_list(&self, endpoint: &Endpoint) {
+        let answer = self
+            .call(endpoint, async |mut client: Client| {
+                client.list_rendezvous(wire::ListRendezvousRequest {}).await.map(tonic::Response::into_inner)
+            })
+            .await;
+        let Ok(answer) = answer else { return };
+        let records: Vec<Signed<PeerRecord>> = answer
+            .rendezvous
+            .into_iter()
+            .take(limits::MEMBERS)
+            .filter_map(|r| Signed::<PeerRecord>::verify_field(r.record).ok())
+            .filter(|r| r.value().check(&self.network, now()).is_ok())
+            .collect();
+        let Some(own) = records.first().filter(|own| endpoint.pin().is_none_or(|pin| pin == own.peer_id()))
+        else {
+            self.failed(endpoint, "it is not who it must be, or belongs to another network");
+            return;
+        };
+        let backbone: BTreeSet<PeerId> = records.iter().map(Signed::peer_id).collect();
+        let mut known = self.known.lock();
+        if let Some(entry) = known.get_mut(endpoint) {
+            entry.status.record = Some(own.clone());
+            entry.backbone = backbone.clone();
+            entry.listed_at = Some(Instant::now());
+            if entry.status.configured {
+                // It may have been learnt from another one before it said itself who it is.
+                known.retain(|_, k| k.status.configured || k.status.endpoint.pin() != Some(own.peer_id()));
+            }
+        }
+        for record in records.iter().skip(1) {
+            learn(&mut known, record, &backbone);
+        }
+    }
+
+    /// One call with its bound; notes latency and failure.
+    async fn call<T>(
+        &self,
+        endpoint: &Endpoint,
+        call: impl AsyncFnOnce(Client) -> Result<T, Status>,
+    ) -> Result<T, Status> {
+        let start = Instant::now();
+        let bounded = tokio::time::timeout(CALL, async {
+            let connection = self.pool.get(endpoint).await?;
+            let origin = connection.origin();
+            call(Client::with_origin(connection, origin).max_decoding_message_size(limits::MESSAGE_BYTES))
+                .await
+        });
+        let answer = bounded
+            .await
+            .unwrap_or_else(|_| Err(Failure::new(Reason::Unreachable, "no answer within 5 s").into()));
+        match &answer {
+            Err(status) if error::reason_of(status).is_none_or(|r| r != Reason::PeerUnknown) => {
+                self.failed(endpoint, status.message());
+            }
+            _ => {
+                if let Some(entry) = self.known.lock().get_mut(endpoint) {
+                    entry.status.latency = Some(start.elapsed());
+                    (entry.status.error, entry.failed_at) = (None, None);
+                }
+            }
+        }
+        answer
+    }
+
+    fn failed(&self, endpoint: &Endpoint, why: &str) {
+        if let Some(entry) = self.known.lock().get_mut(endpoint) {
+            entry.status.error = Some(why.to_owned());
+            entry.failed_at = Some(Instant::now());
+        }
+    }
+
+    /// The rendezvous by backbone, in each the quickest first and those that failed lately last.
+    fn backbones(&self) -> Vec<Vec<Endpoint>> {
+        let known = self.known.lock();
+        let mut groups: Vec<(BTreeSet<PeerId>, Vec<&Known>)> = Vec::new();
+        for entry in known.values() {
+            let mut ids = entry.backbone.clone();
+            ids.extend(entry.status.endpoint.pin());
+            let related = |(theirs, _): &(BTreeSet<PeerId>, _)| !ids.is_empty() && !theirs.is_disjoint(&ids);
+            match groups.iter_mut().find(|g| related(g)) {
+                Some((theirs, members)) => {
+                    theirs.extend(ids);
+                    members.push(entry);
+                }
+                None => groups.push((ids, vec![entry])),
+            }
+        }
+        let order = |k: &&Known| (k.recently_failed(), k.status.latency.unwrap_or(CALL));
+        groups
+            .into_iter()
+            .map(|(_, mut members)| {
+                members.sort_by_key(order);
+                members.into_iter().map(|k| k.status.endpoint.clone()).collect()
+            })
+            .collect()
+    }
+}
+
+impl Known {
+    const fn new(endpoint: Endpoint, configured: bool) -> Self {
+        let status = RendezvousStatus { endpoint, record: None, configured, latency: None, error: None };
+        Self { status, backbone: BTreeSet::new(), listed_at: None, failed_at: None }
+    }
+
+    fn recently_failed(&self) -> bool {
+        self.failed_at.is_some_and(|at| at.elapsed() < FAILED_AGE)
+    }
+
+    fn is_due(&self) -> bool {
+        !self.recently_failed() && self.listed_at.is_none_or(|at| at.elapsed() > LIST_AGE)
+    }
+}
+
+/// Adds a rendezvous that another one lists, unless it is known already.
+fn learn(known: &mut BTreeMap<Endpoint, Known>, record: &Signed<PeerRecord>, backbone: &BTreeSet<PeerId>) {
+    let id = record.peer_id();
+    let is_it = |k: &Known| {
+        k.status.endpoint.pin() == Some(id) || k.status.record.as_ref().is_some_and(|r| r.peer_id() == id)
+    };
+    if known.len() >= MAX_RENDEZVOUS || known.values().any(is_it) {
+        return;
+    }
+    // All its addresses: which of them can be reached from here is found out by trying.
+    for endpoint in record.value().addresses.iter().filter_map(|a| Endpoint::of(a, id)) {
+        let mut entry = Known::new(endpoint.clone(), false);
+        entry.backbone.clone_from(backbone);
+        entry.status.record = Some(record.clone());
+        known.entry(endpoint).or_insert(entry);
+    }
+}
+
+/// The rendezvous does not know the peer.
+struct NotFound;
+
+/// Of two records the newer one counts.
+fn rank(peer: &LocatedPeer) -> (u64, p2psb_proto::model::Digest, u64) {
+    (peer.record.value().seq, peer.record.digest(), peer.presence.as_of.0)
+}
+
+fn shown(failures: &[String]) -> String {
+    match failures {
+        [] => "none is configured".to_owned(),
+        some => some.iter().take(5).cloned().collect::<Vec<_>>().join("; "),
+    }
+}
+
+/// Asks the members in order, each beside the ones before after a head start or a failure, until one answers.
+async fn hedged<T, F>(members: Vec<Endpoint>, ask: impl Fn(Endpoint) -> F) -> (Option<T>, Vec<String>)
+where
+    F: Future<Output = Result<T, String>>,
+{
+    let mut members = members.into_iter();
+    let mut running = FuturesUnordered::new();
+    let mut failures = Vec::new();
+    running.extend(members.next().map(&ask));
+    while !running.is_empty() {
+        tokio::select! {
+            Some(answer) = running.next() => match answer {
+                Ok(answer) => return (Some(answer), failures),
+                Err(failure) => {
+                    failures.push(failure);
+                    running.extend(members.next().map(&ask));
+                }
+            },
+            () = tokio::time::sleep(HEDGE), if members.len() > 0 => running.extend(members.next().map(&ask)),
+        }
+    }
+    (None, failures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(port: u16) -> Endpoint {
+        format!("http://127.0.0.1:{port}").parse().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_rendezvous_is_hedged() {
+        let ask = |e: Endpoint| async move {
+            if e.port() == 1 {
+                std::future::pending::<()>().await;
+            }
+            Ok(e.port())
+        };
+        let start = tokio::time::Instant::now();
+        let (answer, failures) = hedged(vec![endpoint(1), endpoint(2)], ask).await;
+        assert_eq!((answer, failures.len(), start.elapsed()), (Some(2), 0, HEDGE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_rendezvous_is_followed_at_once_by_the_next() {
+        let ask = |e: Endpoint| async move { if e.port() < 3 { Err(e.url()) } else { Ok(e.port()) } };
+        let start = tokio::time::Instant::now();
+        let (answer, failures) = hedged(vec![endpoint(1), endpoint(2), endpoint(3)], ask).await;
+        assert_eq!((answer, failures.len(), start.elapsed()), (Some(3), 2, Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn nobody_to_ask_is_an_answer() {
+        let (answer, failures) =
+            hedged::<u16, _>(Vec::new(), |e: Endpoint| async move { Ok(e.port()) }).await;
+        assert!(answer.is_none() && failures.is_empty());
+        assert_eq!(shown(&[]), "none is configured");
+    }
+}

@@ -1,0 +1,179 @@
+//! The peer's side of `Connect`, up to the lease.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use p2psb_proto::error::{Failure, Reason};
+use p2psb_proto::model::hello::Hello;
+use p2psb_proto::model::proof::{self, ProofRole, Transcript};
+use p2psb_proto::model::time::duration_from_wire;
+use p2psb_proto::model::{Address, PeerId, PeerRecord, Signed, limits};
+use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
+use p2psb_proto::wire::rendezvous::v1::connect_response::Message as Down;
+use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServiceClient;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::{SessionConfig, now};
+use crate::conn::Connection;
+use crate::endpoint::Endpoint;
+
+/// Messages that may wait to be sent.
+const OUTBOX: usize = 16;
+/// Heartbeat intervals that a server may ask for; others are moved to the nearest.
+const HEARTBEAT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(300));
+
+/// A session that is open but not yet authenticated: the server has proven itself.
+pub(super) struct Greeted {
+    pub(super) server: PeerId,
+    pub(super) observed: Option<SocketAddr>,
+    pub(super) local: IpAddr,
+    up: mpsc::Sender<wire::ConnectRequest>,
+    down: Streaming<wire::ConnectResponse>,
+    transcript: Transcript,
+    connection: Connection,
+}
+
+/// A session with its lease.
+pub(super) struct Open {
+    pub(super) up: mpsc::Sender<wire::ConnectRequest>,
+    pub(super) down: Streaming<wire::ConnectResponse>,
+    pub(super) heartbeat: Duration,
+    pub(super) refresh_after: Duration,
+    pub(super) rendezvous: Vec<Signed<PeerRecord>>,
+    /// Kept so that the connection lives as long as the session.
+    pub(super) _connection: Connection,
+}
+
+/// Runs one step within the handshake's bound.
+async fn within<T>(step: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    match tokio::time::timeout(limits::HANDSHAKE, step).await {
+        Ok(done) => done,
+        Err(_) => Err(Failure::new(Reason::HandshakeTimeout, "the server did not answer within 5 s").into()),
+    }
+}
+
+/// The rendezvous of the backbone behind a connection, the answering one first.
+pub(super) async fn backbone(connection: &Connection) -> Result<Vec<Signed<PeerRecord>>, Status> {
+    let mut client = client(connection);
+    let answer = within(client.list_rendezvous(wire::ListRendezvousRequest {})).await?.into_inner();
+    Ok(verified(answer.rendezvous.into_iter().filter_map(|r| r.record)))
+}
+
+/// Records that verify; others are dropped, they prove nothing.
+fn verified(
+    records: impl Iterator<Item = p2psb_proto::wire::common::v1::SignedRecord>,
+) -> Vec<Signed<PeerRecord>> {
+    records.take(limits::MEMBERS).filter_map(|r| Signed::verify(r).ok()).collect()
+}
+
+fn client(connection: &Connection) -> RendezvousServiceClient<Connection> {
+    RendezvousServiceClient::with_origin(connection.clone(), connection.origin())
+        .max_decoding_message_size(limits::MESSAGE_BYTES)
+}
+
+/// The ids in a list of records.
+pub(super) fn ids(records: &[Signed<PeerRecord>]) -> BTreeSet<PeerId> {
+    records.iter().map(Signed::peer_id).collect()
+}
+
+/// Opens the stream and lets the server prove itself.
+pub(super) async fn greet(
+    connection: Connection,
+    endpoint: &Endpoint,
+    config: &SessionConfig,
+    session_seq: u64,
+) -> Result<Greeted, Status> {
+    let mut client_nonce = [0; limits::NONCE_BYTES];
+    getrandom::fill(&mut client_nonce).map_err(|e| {
+        Failure::new(Reason::Internal, format!("no randomness from the operating system: {e}"))
+    })?;
+    let (up, outbox) = mpsc::channel(OUTBOX);
+    let hello = wire::SessionHello {
+        hello: Some(Hello::own(config.network, config.identity.peer_id(), &config.software, now())),
+        client_nonce: client_nonce.to_vec().into(),
+        session_seq,
+    };
+    send(&up, Up::Hello(hello)).await?;
+    let mut client = client(&connection).max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES * 4);
+    let mut down = within(client.connect(ReceiverStream::new(outbox))).await?.into_inner();
+    let Some(Down::Hello(answer)) = within(next(&mut down)).await? else {
+        return Err(Failure::new(Reason::UnexpectedMessage, "the server must say hello first").into());
+    };
+    let theirs = Hello::accept(answer.hello, &config.network, now()).map_err(Failure::from)?;
+    expect_identity(endpoint, &connection, theirs.peer)?;
+    let transcript = Transcript {
+        network: config.network,
+        peer: config.identity.peer_id(),
+        server: theirs.peer,
+        client_nonce,
+        server_nonce: proof::nonce(&answer.server_nonce).map_err(Failure::from)?,
+        session_seq,
+    };
+    transcript
+        .verify(ProofRole::SessionServer, &connection.binding(), answer.proof.as_ref())
+        .map_err(Failure::from)?;
+    let observed =
+        answer.observed_address.and_then(|a| Address::try_from(a).ok()).and_then(|a| a.socket_addr());
+    let local = connection.local_addr().ip().to_canonical();
+    Ok(Greeted { server: theirs.peer, observed, local, up, down, transcript, connection })
+}
+
+/// The server must be who was pinned, and who its certificate proved.
+fn expect_identity(endpoint: &Endpoint, connection: &Connection, found: PeerId) -> Result<(), Status> {
+    let expected = endpoint.pin().or(connection.server_id());
+    match expected.filter(|expected| *expected != found) {
+        None => Ok(()),
+        Some(expected) => Err(Failure::new(
+            Reason::IdentityMismatch,
+            format!("{}: {expected} must answer there, {found} did", endpoint.url()),
+        )
+        .into()),
+    }
+}
+
+impl Greeted {
+    /// Proves this peer, hands in its record, and takes the lease.
+    pub(super) async fn authenticate(
+        mut self,
+        config: &SessionConfig,
+        record: &Signed<PeerRecord>,
+    ) -> Result<Open, Status> {
+        let binding = self.connection.binding();
+        let proof = self.transcript.prove(ProofRole::SessionPeer, &binding, config.identity.key());
+        let message = wire::Authenticate { proof: Some(proof), record: Some(record.to_wire()) };
+        send(&self.up, Up::Authenticate(message)).await?;
+        let Some(Down::Lease(lease)) = within(next(&mut self.down)).await? else {
+            return Err(Failure::new(Reason::UnexpectedMessage, "the server must grant a lease now").into());
+        };
+        Ok(Open {
+            up: self.up,
+            down: self.down,
+            heartbeat: duration_from_wire(lease.heartbeat_interval.as_ref()).clamp(HEARTBEAT.0, HEARTBEAT.1),
+            refresh_after: duration_from_wire(lease.refresh_after.as_ref())
+                .clamp(Duration::from_secs(1), limits::RECORD_LIFETIME),
+            rendezvous: verified(lease.rendezvous.into_iter()),
+            _connection: self.connection,
+        })
+    }
+}
+
+/// Queues a message; the stream has ended if that fails.
+pub(super) async fn send(up: &mpsc::Sender<wire::ConnectRequest>, message: Up) -> Result<(), Status> {
+    up.send(wire::ConnectRequest { message: Some(message) })
+        .await
+        .map_err(|_| Failure::new(Reason::Unreachable, "the session ended").into())
+}
+
+/// The next message that is known; `None` at the end of the stream.
+pub(super) async fn next(down: &mut Streaming<wire::ConnectResponse>) -> Result<Option<Down>, Status> {
+    while let Some(response) = down.message().await? {
+        if let Some(message) = response.message {
+            return Ok(Some(message));
+        }
+    }
+    Ok(None)
+}

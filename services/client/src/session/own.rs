@@ -1,0 +1,148 @@
+//! The peer's own record: what goes into it, and when it is signed anew.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use p2psb_proto::model::peer::ServiceOffer;
+use p2psb_proto::model::record::next_seq;
+use p2psb_proto::model::{
+    Address, AddressKind, NetworkId, PeerId, PeerRecord, RecordError, SecretKey, Signed, Transport,
+    UnixMillis, limits,
+};
+
+/// How others can reach this peer.
+#[derive(Clone, Debug)]
+pub struct Reachability {
+    /// The listening socket; `None` if the peer does not listen. An unspecified IP stands for whatever the sessions show.
+    pub listen: Option<SocketAddr>,
+    /// How it speaks there.
+    pub transport: Transport,
+    /// Addresses that its operator states; they come first.
+    pub advertise: Vec<Address>,
+}
+
+/// What a session shows of this peer's own addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// This end of the session's socket.
+    pub(crate) local: IpAddr,
+    /// This peer as the server sees it.
+    pub(crate) observed: Option<IpAddr>,
+}
+
+/// Everything the record is made of.
+#[derive(Debug)]
+pub(crate) struct OwnRecord {
+    pub(crate) network: NetworkId,
+    pub(crate) reachability: Reachability,
+    pub(crate) services: Vec<ServiceOffer>,
+    pub(crate) ttl: Duration,
+    pub(crate) last_seq: u64,
+    pub(crate) homes: BTreeMap<PeerId, Seen>,
+}
+
+impl OwnRecord {
+    /// Signs the record as it is now, with a higher `seq` than ever before.
+    pub(crate) fn sign(
+        &mut self,
+        key: &SecretKey,
+        now: UnixMillis,
+    ) -> Result<Signed<PeerRecord>, RecordError> {
+        let seq = next_seq(self.last_seq, now);
+        let record = PeerRecord {
+            network: self.network,
+            seq,
+            issued: now,
+            expires: now.plus(self.ttl.min(limits::RECORD_LIFETIME)),
+            addresses: self.addresses(),
+            services: self.services.clone(),
+            homes: self.homes.keys().copied().take(limits::HOMES).collect(),
+            endorsements: Vec::new(),
+        };
+        let signed = Signed::sign(&record, key)?;
+        self.last_seq = seq;
+        Ok(signed)
+    }
+
+    /// Stated addresses, then the listening socket's as the sessions show it, then where servers see this peer with the
+    /// listening port: a port mapping or an open firewall makes that reachable.
+    fn addresses(&self) -> Vec<Address> {
+        let mut all = self.reachability.advertise.clone();
+        let mut add = |address: Address| {
+            if !all.iter().any(|a| a.host == address.host && a.port == address.port) {
+                all.push(address);
+            }
+        };
+        if let Some(listen) = self.reachability.listen {
+            let at =
+                |ip: IpAddr, kind| Address::ip((ip, listen.port()).into(), self.reachability.transport, kind);
+            if listen.ip().is_unspecified() {
+                let reachable = |ip: &IpAddr| !ip.is_unspecified();
+                let local = self.homes.values().map(|s| s.local).filter(reachable);
+                local.for_each(|ip| add(at(ip, AddressKind::Listen)));
+                let observed = self.homes.values().filter_map(|s| s.observed).filter(reachable);
+                observed.for_each(|ip| add(at(ip, AddressKind::Observed)));
+            } else {
+                add(at(listen.ip(), AddressKind::Listen));
+            }
+        }
+        all.truncate(limits::ADDRESSES);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use p2psb_proto::model::{Genesis, PublicKey};
+
+    use super::*;
+
+    fn own(listen: &str) -> OwnRecord {
+        OwnRecord {
+            network: Genesis::open("test").unwrap().network_id(),
+            reachability: Reachability {
+                listen: Some(listen.parse().unwrap()),
+                transport: Transport::Tls,
+                advertise: Vec::new(),
+            },
+            services: Vec::new(),
+            ttl: Duration::from_secs(3600),
+            last_seq: 0,
+            homes: BTreeMap::new(),
+        }
+    }
+
+    fn shown(own: &OwnRecord) -> Vec<String> {
+        own.addresses().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_specific_listener_is_the_only_address() {
+        assert_eq!(shown(&own("127.0.0.1:9")), ["127.0.0.1:9 (listen)"]);
+    }
+
+    #[test]
+    fn an_unspecified_listener_is_known_by_its_sessions() {
+        let mut own = own("0.0.0.0:9");
+        assert!(shown(&own).is_empty());
+        let seen = Seen { local: [10, 0, 0, 1].into(), observed: Some([203, 0, 113, 7].into()) };
+        own.homes.insert(PeerId::new(PublicKey::from_bytes([1; 32])), seen);
+        own.homes.insert(
+            PeerId::new(PublicKey::from_bytes([2; 32])),
+            Seen { observed: Some([10, 0, 0, 1].into()), ..seen },
+        );
+        assert_eq!(shown(&own), ["10.0.0.1:9 (listen)", "203.0.113.7:9 (observed)"]);
+    }
+
+    #[test]
+    fn seq_rises_with_every_signature_even_when_the_clock_stands() {
+        let key = SecretKey::from_seed(&[1; 32]);
+        let mut own = own("127.0.0.1:9");
+        let now = UnixMillis(1000);
+        assert_eq!(own.sign(&key, now).unwrap().value().seq, 1000);
+        assert_eq!(own.sign(&key, now).unwrap().value().seq, 1001);
+        own.last_seq = 5000;
+        assert_eq!(own.sign(&key, now).unwrap().value().seq, 5001);
+    }
+}
