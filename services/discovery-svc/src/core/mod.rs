@@ -1,0 +1,3 @@
+//! What is decided without I/O.
+
+pub mod page;

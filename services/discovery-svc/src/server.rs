@@ -1,0 +1,143 @@
+//! The service put together.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use p2psb_client::session::Reachability;
+use p2psb_client::tls::TlsError;
+use p2psb_client::{
+    ClientAuth, Dialer, Identity, IdentityError, Locator, ServerTls, SessionConfig, SessionKeeper, incoming,
+};
+use p2psb_proto::model::name::NameError;
+use p2psb_proto::model::peer::ServiceOffer;
+use p2psb_proto::model::{PeerId, ServiceName};
+use p2psb_proto::wire::DESCRIPTORS;
+use p2psb_proto::wire::discovery::v1::discovery_service_server::DiscoveryServiceServer;
+use p2psb_runtime::serve::{ApiError, Listener, serve};
+use p2psb_runtime::{Api as Routes, NoFlags, Running, ServeOptions, Service, Status, telemetry};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::api::Api;
+use crate::config::{Config, Settings};
+
+/// Life of the service's own signed record.
+const RECORD_TTL: Duration = Duration::from_secs(60 * 60);
+/// Homes in each backbone.
+const MAX_HOMES: usize = 3;
+/// How often the lists of rendezvous are looked at.
+const REFRESH: Duration = Duration::from_secs(15);
+
+/// Why the service can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The socket.
+    #[error("listening on {addr}: {source}")]
+    Listen {
+        /// Where.
+        addr: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The served contract.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// A name that the code itself gives.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+/// A running discovery service.
+pub struct Server {
+    addr: SocketAddr,
+    peer_id: PeerId,
+    running: Running,
+    sessions: SessionKeeper,
+    status: Status,
+    _refresh: AbortOnDropHandle<()>,
+}
+
+impl Server {
+    /// The service's own id.
+    #[must_use]
+    pub const fn peer_id(&self) -> PeerId {
+        self.peer_id
+    }
+}
+
+impl Service for Server {
+    type Settings = Settings;
+    type Flags = NoFlags;
+    type Error = StartError;
+
+    async fn bind(config: Config) -> Result<Self, StartError> {
+        let identity = Identity::load_or_create(&config.data_dir)?;
+        let tls = ServerTls::load(&config.tls, &identity, &config.data_dir, ClientAuth::None)?;
+        let listener = Listener::bind(config.listen)
+            .map_err(|source| StartError::Listen { addr: config.listen, source })?;
+        let addr = listener.addr();
+        let known = config.data_dir.join("known_servers");
+        let dialer = Dialer::new(Some(&identity), Some(&known))?.with_headers(telemetry::inject);
+        let locator = Locator::new(config.network, &config.rendezvous, dialer.clone());
+
+        let options = ServeOptions::default();
+        let status = options.status.clone();
+        let transport = tls.transport();
+        let routes = Routes::new(&[DESCRIPTORS])
+            .add_service(DiscoveryServiceServer::new(Api { locator: locator.clone() }));
+        let running = serve(routes, incoming(listener.into_inner(), tls), options)?;
+
+        let sessions = SessionKeeper::start(SessionConfig {
+            network: config.network,
+            identity: identity.clone(),
+            software: concat!("discovery-svc/", env!("CARGO_PKG_VERSION")).into(),
+            rendezvous: config.rendezvous,
+            services: vec![ServiceOffer::new(ServiceName::DISCOVERY.parse()?)],
+            reachability: Reachability { listen: Some(addr), transport, advertise: config.advertise },
+            dialer,
+            max_homes: MAX_HOMES,
+            record_ttl: RECORD_TTL,
+        });
+        let refresh = AbortOnDropHandle::new(tokio::spawn(keep_fresh(locator, status.clone())));
+        Ok(Self { addr, peer_id: identity.peer_id(), running, sessions, status, _refresh: refresh })
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    async fn failed(&mut self) -> String {
+        self.running.closed().await
+    }
+
+    async fn shutdown(self, deadline: Duration) {
+        self.sessions.shutdown().await;
+        self.running.drain(deadline).await;
+    }
+}
+
+/// Keeps the lists of rendezvous young, and says whether any of them answers.
+async fn keep_fresh(locator: Locator, status: Status) {
+    let rendezvous = status.component("rendezvous");
+    loop {
+        locator.refresh().await;
+        let all = locator.rendezvous();
+        let answering = all.iter().filter(|r| r.error.is_none() && r.latency.is_some()).count();
+        if answering > 0 {
+            rendezvous.ready();
+        } else {
+            let why = all.iter().find_map(|r| r.error.clone()).unwrap_or_else(|| "not asked yet".into());
+            rendezvous.degraded(format!("no rendezvous answers: {why}"));
+        }
+        tokio::time::sleep(REFRESH).await;
+    }
+}
