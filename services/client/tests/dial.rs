@@ -1,0 +1,164 @@
+//! Dialing over real sockets: who answers is who was meant, and both ends see the same connection.
+
+use std::net::SocketAddr;
+
+use p2psb_client::{
+    ClientAuth, ConnectInfo, DialError, Dialer, Endpoint, Identity, ServerTls, TlsConfig, TlsMode, incoming,
+};
+use p2psb_proto::model::PeerId;
+use p2psb_proto::wire::discovery::v1 as wire;
+use p2psb_proto::wire::discovery::v1::discovery_service_client::DiscoveryServiceClient;
+use p2psb_proto::wire::discovery::v1::discovery_service_server::{DiscoveryService, DiscoveryServiceServer};
+use tokio::net::TcpListener;
+use tonic::{Request, Response, Status};
+
+/// Answers with what it knows of the connection.
+struct Mirror;
+
+#[tonic::async_trait]
+impl DiscoveryService for Mirror {
+    async fn locate(
+        &self,
+        _: Request<wire::LocateRequest>,
+    ) -> Result<Response<wire::LocateResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn find_by_service(
+        &self,
+        _: Request<wire::FindByServiceRequest>,
+    ) -> Result<Response<wire::FindByServiceResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn list_rendezvous(
+        &self,
+        request: Request<wire::ListRendezvousRequest>,
+    ) -> Result<Response<wire::ListRendezvousResponse>, Status> {
+        let info = request.extensions().get::<ConnectInfo>().unwrap();
+        let status = wire::RendezvousStatus {
+            endpoint: format!("{:?}", info.binding),
+            error: info.peer.map(|p| p.to_string()).unwrap_or_default(),
+            ..wire::RendezvousStatus::default()
+        };
+        Ok(Response::new(wire::ListRendezvousResponse { rendezvous: vec![status] }))
+    }
+}
+
+struct Server {
+    addr: SocketAddr,
+    id: PeerId,
+    dir: tempfile::TempDir,
+}
+
+async fn server(mode: TlsMode, auth: ClientAuth) -> Server {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = Identity::load_or_create(dir.path()).unwrap();
+    let config = TlsConfig { mode, ..TlsConfig::default() };
+    let tls = ServerTls::load(&config, &identity, dir.path(), auth).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let serve = tonic::transport::Server::builder().add_service(DiscoveryServiceServer::new(Mirror));
+    tokio::spawn(serve.serve_with_incoming(incoming(listener, tls)));
+    Server { addr, id: identity.peer_id(), dir }
+}
+
+impl Server {
+    fn endpoint(&self, scheme: &str, pin: Option<PeerId>) -> Endpoint {
+        let endpoint: Endpoint = format!("{scheme}://{}", self.addr).parse().unwrap();
+        pin.map_or(endpoint.clone(), |pin| endpoint.pinned(pin))
+    }
+}
+
+fn dialer() -> Dialer {
+    Dialer::new(None, None).unwrap()
+}
+
+async fn mirror(connection: &p2psb_client::Connection) -> Result<(String, String), Status> {
+    let mut client = DiscoveryServiceClient::with_origin(connection.clone(), connection.origin());
+    let mut answer = client.list_rendezvous(wire::ListRendezvousRequest {}).await?.into_inner();
+    let status = answer.rendezvous.remove(0);
+    Ok((status.endpoint, status.error))
+}
+
+#[tokio::test]
+async fn both_ends_of_a_tls_connection_see_the_same_binding_and_no_other_does() {
+    let server = server(TlsMode::Identity, ClientAuth::None).await;
+    let dialer = dialer();
+    let one = dialer.dial(&server.endpoint("https", Some(server.id))).await.unwrap();
+    let two = dialer.dial(&server.endpoint("https", Some(server.id))).await.unwrap();
+    assert_eq!(one.server_id(), Some(server.id));
+    assert_eq!(mirror(&one).await.unwrap().0, format!("{:?}", one.binding()));
+    assert_eq!(mirror(&two).await.unwrap().0, format!("{:?}", two.binding()));
+    assert!(one.binding().is_some() && one.binding() != two.binding());
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_the_pinned_one_is_refused() {
+    let server = server(TlsMode::Identity, ClientAuth::None).await;
+    let other = Identity::ephemeral().unwrap().peer_id();
+    let error = dialer().dial(&server.endpoint("https", Some(other))).await.unwrap_err();
+    assert!(matches!(error, DialError::IdentityMismatch { expected, found, .. }
+        if expected == other && found == server.id));
+}
+
+#[tokio::test]
+async fn a_server_that_changed_its_identity_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let known = dir.path().join("known_servers");
+    let server = server(TlsMode::Identity, ClientAuth::None).await;
+    let first = Identity::ephemeral().unwrap().peer_id();
+    std::fs::write(&known, format!("{} {first}\n", server.addr)).unwrap();
+    let dialer = Dialer::new(None, Some(&known)).unwrap();
+    let error = dialer.dial(&server.endpoint("https", None)).await.unwrap_err();
+    assert!(matches!(error, DialError::IdentityChanged { known, found, .. }
+        if known == first && found == server.id));
+}
+
+#[tokio::test]
+async fn plaintext_has_no_binding_and_proves_nobody() {
+    let server = server(TlsMode::Plaintext, ClientAuth::None).await;
+    let connection = dialer().dial(&server.endpoint("http", None)).await.unwrap();
+    assert_eq!((connection.binding(), connection.server_id()), (None, None));
+    assert_eq!(mirror(&connection).await.unwrap().0, "None");
+}
+
+#[tokio::test]
+async fn between_peers_both_ends_prove_themselves() {
+    let server = server(TlsMode::Identity, ClientAuth::Required).await;
+    let me = Identity::ephemeral().unwrap();
+    let dialer = Dialer::new(Some(&me), None).unwrap();
+    let connection = dialer.dial(&server.endpoint("https", Some(server.id))).await.unwrap();
+    assert_eq!(mirror(&connection).await.unwrap().1, me.peer_id().to_string());
+}
+
+#[tokio::test]
+async fn a_peer_without_an_identity_gets_no_answer() {
+    let server = server(TlsMode::Identity, ClientAuth::Required).await;
+    // With TLS 1.3 the client learns of the refusal only with its first read.
+    let refused = match dialer().dial(&server.endpoint("https", Some(server.id))).await {
+        Ok(connection) => mirror(&connection).await.is_err(),
+        Err(_) => true,
+    };
+    assert!(refused);
+}
+
+#[tokio::test]
+async fn a_certificate_is_kept_and_lies_beside_the_key() {
+    let server = server(TlsMode::Identity, ClientAuth::None).await;
+    let pem = std::fs::read_to_string(server.dir.path().join("tls.pem")).unwrap();
+    assert!(pem.starts_with("-----BEGIN CERTIFICATE-----"));
+    let identity = Identity::load(server.dir.path()).unwrap();
+    ServerTls::load(&TlsConfig::default(), &identity, server.dir.path(), ClientAuth::None).unwrap();
+    assert_eq!(std::fs::read_to_string(server.dir.path().join("tls.pem")).unwrap(), pem);
+}
+
+#[tokio::test]
+async fn nobody_listening_is_told_with_the_address() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    drop(listener);
+    let error = dialer().dial(&format!("https://{addr}").parse().unwrap()).await.unwrap_err();
+    assert!(matches!(error, DialError::Connect { .. }));
+    assert!(error.to_string().contains(&addr.to_string()));
+}
