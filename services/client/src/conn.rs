@@ -39,6 +39,8 @@ const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// The largest frame the other end may send: small frames are the largest single cost of bulk transfers.
 const MAX_FRAME: u32 = 256 * 1024;
+/// An error carries the record that the caller needs (a chain's head, a stored lease) in its trailers: 64 KiB in base64.
+const MAX_HEADERS: u32 = 128 * 1024;
 /// A silent connection is asked after this long, and given up after the second.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -253,6 +255,7 @@ impl Connection {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(MAX_FRAME)
             .max_send_buf_size(1024 * 1024)
+            .max_header_list_size(MAX_HEADERS)
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .handshake(TokioIo::new(io))
