@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use p2psb_discovery_svc::server::Server;
 use p2psb_runtime::Program;
 
 const PROGRAM: Program = Program {
@@ -12,5 +11,5 @@ const PROGRAM: Program = Program {
 };
 
 fn main() -> ExitCode {
-    p2psb_runtime::main::<Server>(PROGRAM)
+    p2psb_runtime::verbs::main::<p2psb_discovery_svc::Server>(PROGRAM)
 }

@@ -1,6 +1,7 @@
 //! The service put together.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use p2psb_client::session::Reachability;
@@ -14,6 +15,7 @@ use p2psb_proto::model::{PeerId, ServiceName};
 use p2psb_proto::wire::DESCRIPTORS;
 use p2psb_proto::wire::discovery::v1::discovery_service_server::DiscoveryServiceServer;
 use p2psb_runtime::serve::{ApiError, Listener, serve};
+use p2psb_runtime::verbs::Identified;
 use p2psb_runtime::{Api as Routes, NoFlags, Running, ServeOptions, Service, Status, telemetry};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -139,5 +141,18 @@ async fn keep_fresh(locator: Locator, status: Status) {
             rendezvous.degraded(format!("no rendezvous answers: {why}"));
         }
         tokio::time::sleep(REFRESH).await;
+    }
+}
+
+impl Identified for Server {
+    type IdentityError = IdentityError;
+
+    fn data_dir(settings: &Settings) -> &Path {
+        &settings.data_dir
+    }
+
+    fn id(folder: &Path, make: bool) -> Result<String, IdentityError> {
+        let identity = if make { Identity::load_or_create(folder) } else { Identity::load(folder) };
+        identity.map(|identity| identity.peer_id().to_string())
     }
 }

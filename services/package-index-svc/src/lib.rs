@@ -9,7 +9,6 @@
 //! - [`server`], [`config`], [`cli`]: the program.
 
 pub mod catalogue;
-pub mod cli;
 pub mod config;
 pub mod core;
 pub mod server;

@@ -11,5 +11,5 @@ const PROGRAM: Program = Program {
 };
 
 fn main() -> ExitCode {
-    p2psb_package_index_svc::cli::main(PROGRAM)
+    p2psb_runtime::verbs::main::<p2psb_package_index_svc::Server>(PROGRAM)
 }

@@ -1,7 +1,8 @@
 //! The service put together.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use p2psb_proto::wire::DESCRIPTORS;
 use p2psb_proto::wire::package_index::v1::package_index_service_server::PackageIndexServiceServer;
 use p2psb_runtime::serve::{ApiError, Listener, serve};
 use p2psb_runtime::status::Component;
+use p2psb_runtime::verbs::Identified;
 use p2psb_runtime::{Api as Routes, NoFlags, Running, ServeOptions, Service, Status, telemetry};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -228,4 +230,17 @@ fn unregistered(sessions: &[SessionStatus]) -> Option<String> {
         SessionState::Connecting | SessionState::Online | SessionState::Standby => None,
     });
     Some(format!("not registered at any rendezvous: {}", error.unwrap_or("still connecting")))
+}
+
+impl Identified for Server {
+    type IdentityError = IdentityError;
+
+    fn data_dir(settings: &Settings) -> &Path {
+        &settings.data_dir
+    }
+
+    fn id(folder: &Path, make: bool) -> Result<String, IdentityError> {
+        let identity = if make { Identity::load_or_create(folder) } else { Identity::load(folder) };
+        identity.map(|identity| identity.peer_id().to_string())
+    }
 }

@@ -19,6 +19,7 @@ pub mod retry;
 pub mod serve;
 pub mod status;
 pub mod telemetry;
+pub mod verbs;
 
 pub use clock::Clock;
 pub use config::{CommonArgs, ConfigError, Secret, Settings};
