@@ -1,5 +1,7 @@
 //! Dialing over real sockets: who answers is who was meant, and both ends see the same connection.
 
+#![allow(clippy::unwrap_used)]
+
 use std::net::SocketAddr;
 
 use p2psb_client::{

@@ -283,6 +283,16 @@ impl Shared {
         }
     }
 
+    /// A server holds a record of this peer with `seq`. If that is not one of this process (a restored backup, a second copy), the own
+    /// record is signed past it; if it is, the server has it from elsewhere in its backbone and all is well.
+    fn sign_past(&self, seq: u64) {
+        let last = self.state.lock().own.last_seq;
+        if seq > last {
+            tracing::warn!(seq, last, "a newer record of this peer is known than this process signed");
+            self.sign_anew(seq);
+        }
+    }
+
     fn next_session_seq(&self) -> u64 {
         let mut state = self.state.lock();
         state.last_session_seq = p2psb_proto::model::record::next_seq(state.last_session_seq, now());

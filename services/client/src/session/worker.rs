@@ -173,7 +173,7 @@ impl Worker {
             && let Some(stored) = error::record_of(status).and_then(|r| Signed::<PeerRecord>::verify(r).ok())
             && stored.peer_id() == self.shared.config.identity.peer_id()
         {
-            self.shared.sign_anew(stored.value().seq);
+            self.shared.sign_past(stored.value().seq);
         }
     }
 
@@ -189,8 +189,8 @@ impl Worker {
         let mut beat = tokio::time::interval_at(Instant::now() + open.heartbeat, open.heartbeat);
         let (mut beats, mut acked) = (0u64, 0u64);
         loop {
-            let newest = records.borrow_and_update().clone().filter(|r| r.value().seq > sent_seq);
-            let has_newer = newest.is_some();
+            let seq_of = |r: &Option<Signed<PeerRecord>>| r.as_ref().map_or(0, |r| r.value().seq);
+            let has_newer = seq_of(&records.borrow_and_update()) > sent_seq;
             tokio::select! {
                 message = handshake::next(&mut open.down) => match message {
                     Ok(Some(Down::HeartbeatAck(ack))) => acked = ack.number,
@@ -214,6 +214,8 @@ impl Worker {
                     }
                 }
                 () = sleep_until(next_record), if has_newer => {
+                    // The newest by now: others may have come while this one waited.
+                    let newest = records.borrow_and_update().clone();
                     if let Some(record) = newest {
                         sent_seq = record.value().seq;
                         next_record = Instant::now() + RECORD_SPACING;
@@ -243,14 +245,15 @@ impl Worker {
                 .as_ref()
                 .map(|d| duration_from_wire(Some(d)).max(Duration::from_secs(1)));
         }
-        tracing::warn!(reason = result.reason, detail = result.detail, "the own record was refused");
         if Reason::parse(&result.reason) == Some(Reason::RecordStale) {
             let stored = result.stored.clone().and_then(|r| Signed::<PeerRecord>::verify(r).ok());
             let own = self.shared.config.identity.peer_id();
             if let Some(stored) = stored.filter(|s| s.peer_id() == own) {
-                self.shared.sign_anew(stored.value().seq);
+                self.shared.sign_past(stored.value().seq);
+                return None;
             }
         }
+        tracing::warn!(reason = result.reason, detail = result.detail, "the own record was refused");
         None
     }
 
