@@ -1,1 +1,22 @@
-//! (skeleton)
+//! The rendezvous server: where peers meet, and who knows which of them are online.
+//!
+//! - [`core`]: what is known and decided, pure.
+//! - `api`, `sessions`, `backbone`: its edges: unary calls, the streams of peers, the links with other members.
+//! - [`config`], [`server`], [`cli`]: how it is set up, bound and started.
+
+mod api;
+pub mod backbone;
+pub mod cli;
+pub mod config;
+mod convert;
+pub mod core;
+pub mod init;
+mod node;
+mod own_record;
+mod records;
+pub mod server;
+mod sessions;
+mod sweeper;
+
+pub use config::{Config, ServerConfig};
+pub use server::Server;

@@ -1,0 +1,325 @@
+//! Fetches: they belong to the agent, not to whoever asked for them.
+//!
+//! Invariant: one job for each target. A job is in the catalogue from before its first byte until it is done or failed for good, so
+//! it goes on after a restart; callers come and go.
+
+pub mod job;
+pub mod transfer;
+pub mod worker;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use p2psb_proto::error::{Failure, Reason};
+use p2psb_proto::model::UnixMillis;
+use p2psb_proto::wire::agent::v1 as wire;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use job::{Goal, Means};
+
+use crate::announce::Changed;
+use crate::core::reference::Reference;
+use crate::failure::{internal, may_pass, store_failed};
+use crate::index::Resolved;
+use crate::store::{JobId, JobState, Store, StoreError};
+use job::{Ended, Job};
+
+/// Fetches at a time.
+pub const MAX_JOBS: usize = 64;
+/// How long the indexes may be out of reach before resolving fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The outcome of a job, once there is one.
+type Outcome = Option<Result<wire::FetchResult, Failure>>;
+
+/// A job as its callers see it.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// How far it is.
+    pub progress: watch::Receiver<wire::FetchProgress>,
+    /// How it ended.
+    pub outcome: watch::Receiver<Outcome>,
+}
+
+struct Running {
+    goal: Goal,
+    watched: Watched,
+}
+
+/// All fetches. Clones are the same.
+#[derive(Clone)]
+pub struct Fetches {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    means: Means,
+    changed: Changed,
+    running: Mutex<BTreeMap<PathBuf, Running>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Fetches {
+    /// No fetches yet.
+    #[must_use]
+    pub fn new(means: Means, changed: Changed) -> Self {
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        Self { shared: Arc::new(Shared { means, changed, running: Mutex::default(), stop, tasks }) }
+    }
+
+    /// Goes on with what an earlier run of the agent did not finish.
+    pub async fn resume(&self) -> Result<(), Failure> {
+        let jobs = self.store(Store::jobs).await?;
+        for job in jobs {
+            match (job.state, job.resolved, job.manifest) {
+                (JobState::Active, Some(reference), Some(manifest)) => {
+                    tracing::info!(reference, target = %job.target.display(), "going on with a fetch");
+                    let goal = Goal { asked: job.reference, reference, manifest, target: job.target };
+                    if let Err(failure) = self.start(goal, Some(job.id)).await {
+                        tracing::warn!(error = %failure.message, "a fetch can't be resumed");
+                    }
+                }
+                _ => self.store(move |store| store.remove_job(job.id)).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches a release, or joins the job that already does.
+    pub async fn fetch(&self, request: wire::FetchRequest) -> Result<Watched, Failure> {
+        let reference: Reference = request.reference.parse()?;
+        let place = Place::parse(&request)?;
+        if self.shared.stop.is_cancelled() {
+            return Err(stopping());
+        }
+        let asked = reference.to_string();
+        if let Some(watched) = self.same(&asked, &place) {
+            return Ok(watched);
+        }
+        let resolved = tokio::select! {
+            resolved = self.resolve(&reference) => resolved?,
+            () = self.shared.stop.cancelled() => return Err(stopping()),
+        };
+        if resolved.yanked {
+            tracing::warn!(
+                reference = resolved.reference(),
+                "this release is yanked: its publisher takes it back"
+            );
+        }
+        let goal = Goal {
+            asked,
+            reference: resolved.reference(),
+            manifest: resolved.release.manifest,
+            target: place.target(&resolved.folder()),
+        };
+        let entry = resolved.entry;
+        self.store(move |store| store.put_release(&entry)).await?;
+        self.start(goal, None).await
+    }
+
+    /// How far those that are not complete are.
+    #[must_use]
+    pub fn progress(&self) -> Vec<wire::FetchProgress> {
+        let running = self.shared.running.lock();
+        running.values().map(|job| job.watched.progress.borrow().clone()).collect()
+    }
+
+    /// Stops all jobs, keeps what they have, and returns when nothing is written any more.
+    pub async fn shutdown(&self) {
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    fn same(&self, asked: &str, place: &Place) -> Option<Watched> {
+        let running = self.shared.running.lock();
+        let same = |job: &&Running| job.goal.asked == asked && place.is(&job.goal.target);
+        running.values().find(same).map(|job| job.watched.clone())
+    }
+
+    async fn resolve(&self, reference: &Reference) -> Result<Resolved, Failure> {
+        let give_up = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match self.shared.means.indexes.resolve(reference).await {
+                Err(failure) if may_pass(failure.reason) && tokio::time::Instant::now() < give_up => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Starts a job, or joins the one with this target. `known` is its row in the catalogue, if it has one.
+    async fn start(&self, goal: Goal, known: Option<JobId>) -> Result<Watched, Failure> {
+        let (told, progress) = watch::channel(wire::FetchProgress {
+            reference: goal.reference.clone(),
+            target: goal.target.display().to_string(),
+            state: wire::FetchState::Resolving.into(),
+            ..wire::FetchProgress::default()
+        });
+        let (ended, outcome) = watch::channel(None);
+        let watched = Watched { progress, outcome };
+        {
+            let mut running = self.shared.running.lock();
+            if let Some(job) = running.get(&goal.target) {
+                if job.goal.manifest == goal.manifest {
+                    return Ok(job.watched.clone());
+                }
+                let problem =
+                    format!("{} is being fetched into {}", job.goal.reference, goal.target.display());
+                return Err(Failure::new(Reason::TargetExists, problem));
+            }
+            if running.len() >= MAX_JOBS {
+                let problem = format!("all {MAX_JOBS} fetches are in use; wait for one to end");
+                return Err(Failure::new(Reason::LimitExceeded, problem).with("limit", "fetches"));
+            }
+            running.insert(goal.target.clone(), Running { goal: goal.clone(), watched: watched.clone() });
+        }
+        let fetches = self.clone();
+        self.shared.tasks.spawn(async move {
+            let outcome = fetches.run(&goal, known, Arc::new(told)).await;
+            fetches.shared.running.lock().remove(&goal.target);
+            ended.send_replace(Some(outcome));
+        });
+        Ok(watched)
+    }
+
+    async fn run(
+        &self,
+        goal: &Goal,
+        known: Option<JobId>,
+        told: Arc<job::Told>,
+    ) -> Result<wire::FetchResult, Failure> {
+        let id = match known {
+            Some(id) => id,
+            None => self.record(goal).await?,
+        };
+        let (means, stop) = (self.shared.means.clone(), self.shared.stop.child_token());
+        match (Job { goal: goal.clone(), means, told, stop }).run().await {
+            Ok(result) => {
+                tracing::info!(
+                    reference = goal.reference,
+                    target = result.target,
+                    bytes = result.total_size,
+                    "fetched"
+                );
+                self.store(move |store| store.remove_job(id)).await?;
+                self.shared.changed.tell();
+                Ok(result)
+            }
+            Err(Ended::Stopped) => Err(stopping()),
+            Err(Ended::Failed(failure)) => {
+                tracing::warn!(reference = goal.reference, reason = %failure.reason, error = %failure.message, "a fetch failed");
+                self.store(move |store| store.remove_job(id)).await?;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn record(&self, goal: &Goal) -> Result<JobId, Failure> {
+        let now = UnixMillis(self.shared.means.clock.unix_millis());
+        let goal = goal.clone();
+        self.store(move |store| {
+            let id = store.add_job(&goal.asked, &goal.target, now)?;
+            store.resolve_job(id, &goal.reference, &goal.manifest, &goal.target)?;
+            Ok(id)
+        })
+        .await
+    }
+
+    async fn store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let store = Arc::clone(&self.shared.means.store);
+        match tokio::task::spawn_blocking(move || work(&store)).await {
+            Ok(done) => done.map_err(store_failed),
+            Err(error) => Err(internal(error)),
+        }
+    }
+}
+
+fn stopping() -> Failure {
+    Failure::new(Reason::Draining, "the agent is stopping; a fetch that had begun goes on when it runs again")
+}
+
+/// Where a fetch goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    /// Exactly there.
+    Target(PathBuf),
+    /// Into a folder of its own below this one.
+    Below(PathBuf),
+}
+
+impl Place {
+    fn parse(request: &wire::FetchRequest) -> Result<Self, Failure> {
+        let absolute = |text: &str, what: &str| {
+            let path = Path::new(text);
+            let climbs = path.components().any(|part| matches!(part, std::path::Component::ParentDir));
+            if !path.is_absolute() || climbs {
+                let problem = format!("{what} {text:?} is not an absolute path without \"..\"");
+                return Err(Failure::new(Reason::PathInvalid, problem));
+            }
+            // Without repeated separators or a trailing one, so that equal places are equal.
+            Ok(path.components().collect::<PathBuf>())
+        };
+        match (request.target.as_str(), request.working_directory.as_str()) {
+            ("", "") => Err(Failure::new(
+                Reason::InvalidArgument,
+                "target or working_directory is needed to know where to put it",
+            )),
+            ("", folder) => absolute(folder, "working_directory").map(Self::Below),
+            (target, _) => absolute(target, "target").map(Self::Target),
+        }
+    }
+
+    fn target(self, folder: &str) -> PathBuf {
+        match self {
+            Self::Target(path) => path,
+            Self::Below(path) => path.join(folder),
+        }
+    }
+
+    fn is(&self, target: &Path) -> bool {
+        match self {
+            Self::Target(path) => path == target,
+            Self::Below(path) => target.parent() == Some(path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(target: &str, working_directory: &str) -> Result<Place, Failure> {
+        Place::parse(&wire::FetchRequest {
+            reference: "demo".into(),
+            target: target.into(),
+            working_directory: working_directory.into(),
+        })
+    }
+
+    #[test]
+    fn the_same_place_is_recognised() {
+        assert_eq!(place("/a//b/", "").unwrap(), Place::Target("/a/b".into()));
+        assert!(place("", "/home/me").unwrap().is(Path::new("/home/me/demo-1.0.0")));
+        assert!(!place("", "/home").unwrap().is(Path::new("/home/me/demo-1.0.0")));
+        assert_eq!(place("", "/home/me").unwrap().target("demo-1.0.0"), Path::new("/home/me/demo-1.0.0"));
+    }
+
+    #[test]
+    fn places_that_are_none_are_refused() {
+        assert_eq!(place("", "").unwrap_err().reason, Reason::InvalidArgument);
+        assert_eq!(place("a", "").unwrap_err().reason, Reason::PathInvalid);
+        assert_eq!(place("/a/../b", "").unwrap_err().reason, Reason::PathInvalid);
+    }
+}

@@ -1,0 +1,203 @@
+//! The thread that owns the content of one fetch: everything that hashes or touches the disk happens there.
+//!
+//! Invariant: each order gets exactly one answer, in order; whoever gives orders keeps at most [`MAX_PENDING`] unanswered, so neither
+//! side ever waits for the other with a full pipe. The thread ends when the worker is dropped, and what was written stays.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use p2psb_proto::error::Failure;
+use p2psb_proto::model::Digest;
+use tokio::sync::{mpsc, watch};
+
+use crate::content::fetch::{Fetch, FetchError, FetchProgress, Fetched, Next, Phase};
+use crate::core::outgoing::Arrived;
+use crate::failure::internal;
+use crate::store::Store;
+
+/// Orders that may wait for their answers.
+pub const MAX_PENDING: usize = 16;
+/// How often the journal is written at least.
+const CHECKPOINT: Duration = Duration::from_secs(1);
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Order {
+    /// What is wanted next, of about so many bytes.
+    Next(u64),
+    /// These arrived.
+    Deliver(Vec<Arrived>),
+    /// These will not come from where they were asked for.
+    Lost(Vec<Digest>),
+    /// Everything is in place: make it durable and move it to the target.
+    Finish,
+}
+
+/// What became of an order.
+#[derive(Debug)]
+pub enum Answer {
+    /// To `Next`.
+    Next(Next),
+    /// To `Deliver`: all of them were handled; these did not fit their digests.
+    Delivered {
+        /// What was handed over.
+        digests: Vec<Digest>,
+        /// Of those, the lies.
+        corrupt: Vec<Digest>,
+    },
+    /// To `Lost`.
+    Noted,
+    /// To `Finish`.
+    Finished(Fetched),
+}
+
+/// The thread's handle.
+#[derive(Debug)]
+pub struct Worker {
+    orders: mpsc::Sender<Order>,
+    answers: mpsc::Receiver<Result<Answer, Failure>>,
+    pending: usize,
+    progress: watch::Receiver<FetchProgress>,
+}
+
+/// Nothing is known yet.
+const UNKNOWN: FetchProgress =
+    FetchProgress { phase: Phase::Manifest, bytes_done: 0, bytes_total: 0, bytes_local: 0, files_total: 0 };
+
+impl Worker {
+    /// Starts the thread, which begins, or resumes, the fetch.
+    pub async fn open(store: Arc<Store>, manifest: Digest, target: PathBuf) -> Result<Self, Failure> {
+        let (orders, ordered) = mpsc::channel(MAX_PENDING);
+        let (answer, answers) = mpsc::channel(MAX_PENDING + 1);
+        let (tell, progress) = watch::channel(UNKNOWN);
+        let (opened, open) = tokio::sync::oneshot::channel();
+        let body = move || match Fetch::open(store, manifest, &target) {
+            Ok(fetch) => {
+                tell.send_replace(fetch.progress());
+                if opened.send(Ok(())).is_ok() {
+                    work(fetch, ordered, &answer, &tell);
+                }
+            }
+            Err(error) => drop(opened.send(Err(failed(&error)))),
+        };
+        std::thread::Builder::new().name("fetch".into()).spawn(body).map_err(internal)?;
+        open.await.map_err(internal)??;
+        Ok(Self { orders, answers, pending: 0, progress })
+    }
+
+    /// Whether another order may be given.
+    #[must_use]
+    pub const fn has_room(&self) -> bool {
+        self.pending < MAX_PENDING
+    }
+
+    /// How many orders wait for their answers.
+    #[must_use]
+    pub const fn pending(&self) -> usize {
+        self.pending
+    }
+
+    /// Gives an order. Does not wait while [`Self::has_room`].
+    pub async fn order(&mut self, order: Order) -> Result<(), Failure> {
+        self.orders.send(order).await.map_err(|_| internal("the fetching thread ended"))?;
+        self.pending += 1;
+        Ok(())
+    }
+
+    /// The next answer. Only while one is pending.
+    pub async fn answer(&mut self) -> Result<Answer, Failure> {
+        let answer = self.answers.recv().await.ok_or_else(|| internal("the fetching thread ended"))?;
+        self.pending = self.pending.saturating_sub(1);
+        answer
+    }
+
+    /// Gives an order and waits for its answer. Only while none is pending.
+    pub async fn ask(&mut self, order: Order) -> Result<Answer, Failure> {
+        self.order(order).await?;
+        self.answer().await
+    }
+
+    /// How far the fetch is.
+    #[must_use]
+    pub fn progress(&self) -> FetchProgress {
+        *self.progress.borrow()
+    }
+
+    /// Follows how far the fetch is.
+    #[must_use]
+    pub fn follow(&self) -> watch::Receiver<FetchProgress> {
+        self.progress.clone()
+    }
+
+    /// Ends the thread, and waits until what it wrote is kept.
+    pub async fn close(self) {
+        let Self { orders, mut answers, .. } = self;
+        drop(orders);
+        while answers.recv().await.is_some() {}
+    }
+}
+
+fn failed(error: &FetchError) -> Failure {
+    let failure = Failure::new(error.reason(), error.to_string());
+    if error.is_final() { failure.with("final", "true") } else { failure }
+}
+
+fn work(
+    fetch: Fetch,
+    mut orders: mpsc::Receiver<Order>,
+    answers: &mpsc::Sender<Result<Answer, Failure>>,
+    progress: &watch::Sender<FetchProgress>,
+) {
+    let mut fetch = Some(fetch);
+    let mut checkpoint_at = Instant::now() + CHECKPOINT;
+    while let Some(order) = orders.blocking_recv() {
+        let Some(mut at) = fetch.take() else { return };
+        let done = match order {
+            Order::Finish => at.finish().map(Answer::Finished),
+            order => {
+                let done = obey(&mut at, order).and_then(|answer| {
+                    if Instant::now() >= checkpoint_at {
+                        at.checkpoint()?;
+                        checkpoint_at = Instant::now() + CHECKPOINT;
+                    }
+                    Ok(answer)
+                });
+                progress.send_replace(at.progress());
+                fetch = Some(at);
+                done
+            }
+        };
+        let failed = done.is_err();
+        if answers.blocking_send(done.map_err(|error| self::failed(&error))).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn obey(fetch: &mut Fetch, order: Order) -> Result<Answer, FetchError> {
+    match order {
+        Order::Next(bytes) => fetch.next(bytes).map(Answer::Next),
+        Order::Deliver(arrived) => {
+            let mut corrupt = Vec::new();
+            for Arrived { digest, data } in &arrived {
+                match fetch.deliver(digest, data) {
+                    Ok(_) => {}
+                    Err(FetchError::ChunkCorrupt { digest, .. }) => corrupt.push(digest),
+                    Err(error) => return Err(error),
+                }
+            }
+            fetch.lost(&corrupt);
+            Ok(Answer::Delivered {
+                digests: arrived.into_iter().map(|arrived| arrived.digest).collect(),
+                corrupt,
+            })
+        }
+        Order::Lost(digests) => {
+            fetch.lost(&digests);
+            Ok(Answer::Noted)
+        }
+        // Taken before; it ends the fetch.
+        Order::Finish => Ok(Answer::Noted),
+    }
+}

@@ -1,0 +1,406 @@
+//! The daemon: what it is made of, in the order in which it starts and stops.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use p2psb_client::pool::Pool;
+use p2psb_client::session::{Reachability, SessionState};
+use p2psb_client::tls::{CertError, TlsError};
+use p2psb_client::{
+    ClientAuth, Dialer, Identity, IdentityError, Locator, ServerTls, SessionConfig, SessionKeeper, TlsConfig,
+    incoming,
+};
+use p2psb_proto::model::peer::ServiceOffer;
+use p2psb_proto::model::{PublisherId, SecretKey, UnixMillis, limits};
+use p2psb_proto::wire::DESCRIPTORS;
+use p2psb_proto::wire::agent::v1::agent_service_server::AgentServiceServer;
+use p2psb_runtime::serve::{ApiError, Http2Config, Listener, serve};
+use p2psb_runtime::status::Component;
+use p2psb_runtime::{Api, Clock, Drain, NoFlags, Running, ServeOptions, Service, Status};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::announce::{Announcer, Changed};
+use crate::api::Agent;
+use crate::api::overview::Seen;
+use crate::config::{AgentConfig, Config};
+use crate::control::file::{Control, Published};
+use crate::control::lock::{self, Lock, LockError};
+use crate::control::token::{Guard, Token};
+use crate::exchange::accept::Peers;
+use crate::exchange::dial::Caller;
+use crate::exchange::{Ends, Gate};
+use crate::failure::store_failed;
+use crate::fetch::{Fetches, Means};
+use crate::index::Indexes;
+use crate::publish::Publisher;
+use crate::store::Store;
+
+/// Program and version.
+pub const SOFTWARE: &str = concat!("peer-agent/", env!("CARGO_PKG_VERSION"));
+/// The key that signs releases, in the data folder.
+pub const PUBLISHER_KEY: &str = "publisher.key";
+/// What agents register as.
+pub const PEER_SERVICE: &str = "p2psb.peer";
+/// Homes in each backbone.
+const MAX_HOMES: usize = 3;
+/// Life of the own record.
+const RECORD_TTL: Duration = Duration::from_secs(60 * 60);
+/// How often new problems of shared files are looked for, to be logged.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Why the daemon can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder is in use, or can't be.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A key can't be had.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The certificate can't be had.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The same.
+    #[error(transparent)]
+    Certificate(#[from] CertError),
+    /// A socket, or the control file.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The catalogue can't be used.
+    #[error("{0}")]
+    Store(String),
+    /// No randomness for the token.
+    #[error("no randomness from the operating system: {0}")]
+    Random(getrandom::Error),
+    /// The contract in the program is broken.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// A name in the program is broken.
+    #[error(transparent)]
+    Name(#[from] p2psb_proto::model::name::NameError),
+}
+
+/// A running agent.
+pub struct Server {
+    addr: SocketAddr,
+    control_addr: SocketAddr,
+    identity: Identity,
+    publisher: PublisherId,
+    status: Status,
+    peers: Running,
+    control: Running,
+    sessions: Arc<SessionKeeper>,
+    fetches: Fetches,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    published: Published,
+    _lock: Lock,
+}
+
+/// The parts that everything else is built from.
+struct Parts {
+    config: AgentConfig,
+    identity: Identity,
+    publisher_key: Arc<SecretKey>,
+    store: Arc<Store>,
+    dialer: Dialer,
+    sessions: Arc<SessionKeeper>,
+    locator: Locator,
+    indexes: Indexes,
+    ends: Ends,
+    changed: Changed,
+    clock: Clock,
+}
+
+impl Server {
+    /// Starts the agent; returns once both sockets listen.
+    pub async fn bind(config: AgentConfig) -> Result<Self, StartError> {
+        let lock = lock::take(&config.data_dir)?;
+        let (peer_listener, control_listener) =
+            (Listener::bind(config.listen)?, Listener::bind(config.control)?);
+        let (addr, control_addr) = (peer_listener.addr(), control_listener.addr());
+        let identity = Identity::load_or_create(&config.data_dir)?;
+        let (status, drain) = (Status::new(), Drain::new());
+        let parts = Parts::make(config, identity, addr).await?;
+
+        let gate = Gate::default();
+        let peers = parts.serve_peers(peer_listener, gate, &status, &drain)?;
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let caller = Caller::new(parts.dialer.clone(), parts.ends.clone());
+        let fetches = Fetches::new(parts.means(caller), parts.changed.clone());
+        parts.spawn_all(&status, &stop, &tasks);
+
+        let token = Token::generate().map_err(StartError::Random)?;
+        let control = parts.serve_control(control_listener, addr, &fetches, token.clone(), &status)?;
+        let published =
+            Control { addr: control_addr, token, pid: std::process::id() }.publish(&parts.config.data_dir)?;
+        if let Err(failure) = fetches.resume().await {
+            tracing::error!(reason = %failure.reason, error = %failure.message, "unfinished fetches can't be resumed");
+        }
+        let publisher = PublisherId::new(parts.publisher_key.public());
+        tracing::info!(peer = %parts.identity.peer_id(), %publisher, control = %control_addr, "agent started");
+        let (identity, sessions) = (parts.identity, parts.sessions);
+        Ok(Self {
+            addr,
+            control_addr,
+            identity,
+            publisher,
+            status,
+            peers,
+            control,
+            sessions,
+            fetches,
+            stop,
+            tasks,
+            published,
+            _lock: lock,
+        })
+    }
+
+    /// Where it listens for peers.
+    #[must_use]
+    pub const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Where it listens for its user.
+    #[must_use]
+    pub const fn control_addr(&self) -> SocketAddr {
+        self.control_addr
+    }
+
+    /// Own id.
+    #[must_use]
+    pub const fn peer_id(&self) -> p2psb_proto::model::PeerId {
+        self.identity.peer_id()
+    }
+
+    /// Own publisher id.
+    #[must_use]
+    pub const fn publisher_id(&self) -> PublisherId {
+        self.publisher
+    }
+
+    /// Stops: fetches keep what they have, links and calls may end until `deadline`, the sessions say goodbye.
+    pub async fn shutdown(self, deadline: Duration) {
+        self.status.drain();
+        self.stop.cancel();
+        drop(self.published);
+        self.fetches.shutdown().await;
+        tokio::join!(self.peers.drain(deadline), self.control.drain(deadline));
+        self.tasks.close();
+        self.tasks.wait().await;
+        // What showed the sessions is gone with the calls; if a call was cut, the sessions end without a goodbye.
+        if let Some(sessions) = Arc::into_inner(self.sessions) {
+            let _ = tokio::time::timeout(Duration::from_secs(2), sessions.shutdown()).await;
+        }
+    }
+}
+
+impl Parts {
+    async fn make(config: AgentConfig, identity: Identity, addr: SocketAddr) -> Result<Self, StartError> {
+        let clock = Clock::system();
+        let publisher_key = publisher_key(&config.data_dir)?;
+        let folder = config.data_dir.clone();
+        let store = tokio::task::spawn_blocking(move || Store::open(&folder))
+            .await
+            .map_err(|error| StartError::Store(error.to_string()))?
+            .map_err(|error| StartError::Store(store_failed(error).message))?;
+        let store = Arc::new(store);
+        let dialer = Dialer::new(Some(&identity), Some(&config.data_dir.join("known_servers")))?
+            .with_headers(p2psb_runtime::telemetry::inject);
+        let sessions = SessionKeeper::start(SessionConfig {
+            network: config.network,
+            identity: identity.clone(),
+            software: SOFTWARE.to_owned(),
+            rendezvous: config.rendezvous.clone(),
+            services: vec![ServiceOffer::new(PEER_SERVICE.parse()?)],
+            reachability: Reachability {
+                listen: Some(addr),
+                transport: p2psb_proto::model::Transport::Tls,
+                advertise: config.advertise.clone(),
+            },
+            dialer: dialer.clone(),
+            max_homes: MAX_HOMES,
+            record_ttl: RECORD_TTL,
+        });
+        let locator = Locator::new(config.network, &config.rendezvous, dialer.clone());
+        let pool = Pool::new(dialer.clone());
+        let indexes = Indexes::new(locator.clone(), pool, Arc::clone(&store), config.network, clock.clone());
+        let source: Arc<dyn crate::exchange::ChunkSource> = Arc::clone(&store) as _;
+        let (network, own) = (config.network, identity.peer_id());
+        let ends = Ends { network, own, software: SOFTWARE, source, clock: clock.clone() };
+        let (sessions, changed) = (Arc::new(sessions), Changed::default());
+        Ok(Self {
+            config,
+            identity,
+            publisher_key,
+            store,
+            dialer,
+            sessions,
+            locator,
+            indexes,
+            ends,
+            changed,
+            clock,
+        })
+    }
+
+    fn means(&self, caller: Caller) -> Means {
+        Means {
+            store: Arc::clone(&self.store),
+            indexes: self.indexes.clone(),
+            locator: self.locator.clone(),
+            caller,
+            own: self.identity.peer_id(),
+            clock: self.clock.clone(),
+        }
+    }
+
+    fn serve_peers(
+        &self,
+        listener: Listener,
+        gate: Gate,
+        status: &Status,
+        drain: &Drain,
+    ) -> Result<Running, StartError> {
+        let tls = ServerTls::load(
+            &TlsConfig::default(),
+            &self.identity,
+            &self.config.data_dir,
+            ClientAuth::Required,
+        )?;
+        let http2 = Http2Config { max_connections: 512, max_concurrent_streams: 16, ..Http2Config::bulk() };
+        let options = ServeOptions { http2, status: status.clone(), drain: drain.clone() };
+        let api =
+            Api::new(&[DESCRIPTORS]).add_service(Peers::service(self.ends.clone(), gate, drain.clone()));
+        Ok(serve(api, incoming(listener.into_inner(), tls), options)?)
+    }
+
+    fn serve_control(
+        &self,
+        listener: Listener,
+        listen: SocketAddr,
+        fetches: &Fetches,
+        token: Token,
+        status: &Status,
+    ) -> Result<Running, StartError> {
+        let seen = Seen {
+            peer_id: self.identity.peer_id(),
+            publisher_id: PublisherId::new(self.publisher_key.public()),
+            network: self.config.network,
+            software: SOFTWARE,
+            sessions: Arc::clone(&self.sessions),
+            store: Arc::clone(&self.store),
+            started: UnixMillis(self.clock.unix_millis()),
+            listen,
+        };
+        let publisher = Publisher {
+            store: Arc::clone(&self.store),
+            indexes: self.indexes.clone(),
+            key: Arc::clone(&self.publisher_key),
+            changed: self.changed.clone(),
+        };
+        let agent = Agent {
+            seen: Arc::new(seen),
+            publisher,
+            fetches: fetches.clone(),
+            indexes: self.indexes.clone(),
+            locator: self.locator.clone(),
+        };
+        let service = AgentServiceServer::new(agent)
+            .max_decoding_message_size(limits::MESSAGE_BYTES)
+            .max_encoding_message_size(limits::MESSAGE_BYTES);
+        let guarded = tonic::service::interceptor::InterceptedService::new(service, Guard(token));
+        let http2 = Http2Config { max_connections: 64, ..Http2Config::default() };
+        let options = ServeOptions { http2, status: status.clone(), drain: Drain::new() };
+        Ok(serve(Api::new(&[DESCRIPTORS]).add_service(guarded), listener.into_stream(), options)?)
+    }
+
+    fn spawn_all(&self, status: &Status, stop: &CancellationToken, tasks: &TaskTracker) {
+        let announcer = Announcer {
+            indexes: self.indexes.clone(),
+            store: Arc::clone(&self.store),
+            identity: self.identity.clone(),
+            network: self.config.network,
+            clock: self.clock.clone(),
+            changed: self.changed.clone(),
+            component: status.component("announce"),
+        };
+        tasks.spawn(announcer.run(stop.clone()));
+        tasks.spawn(watch_sessions(Arc::clone(&self.sessions), status.component("rendezvous"), stop.clone()));
+        tasks.spawn(tell_problems(Arc::clone(&self.store), stop.clone()));
+    }
+}
+
+/// The key that signs releases; made once.
+pub fn publisher_key(data_dir: &Path) -> Result<Arc<SecretKey>, IdentityError> {
+    p2psb_client::identity::load_or_create_secret(&data_dir.join(PUBLISHER_KEY)).map(Arc::new)
+}
+
+/// Says in the status whether a rendezvous is reached.
+async fn watch_sessions(sessions: Arc<SessionKeeper>, component: Component, stop: CancellationToken) {
+    let mut changes = sessions.changes();
+    loop {
+        let all = sessions.status();
+        let online = all.iter().any(|session| session.state == SessionState::Online);
+        if online {
+            component.ready();
+        } else {
+            let why = all.iter().find_map(|session| match &session.state {
+                SessionState::Failed { error, .. } => Some(error.as_str()),
+                SessionState::Connecting | SessionState::Online | SessionState::Standby => None,
+            });
+            component.not_ready(format!("no session with a rendezvous: {}", why.unwrap_or("connecting")));
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Logs what is wrong with shared files: they changed, or can't be read any more.
+async fn tell_problems(store: Arc<Store>, stop: CancellationToken) {
+    loop {
+        for problem in store.take_new_problems() {
+            tracing::warn!(path = %problem.path.display(), problem = problem.detail, "a shared file is not served any more; publish it again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+impl Service for Server {
+    type Settings = Config;
+    type Flags = NoFlags;
+    type Error = StartError;
+
+    async fn bind(config: AgentConfig) -> Result<Self, StartError> {
+        Self::bind(config).await
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    async fn failed(&mut self) -> String {
+        tokio::select! {
+            reason = self.peers.closed() => format!("peers: {reason}"),
+            reason = self.control.closed() => format!("control: {reason}"),
+        }
+    }
+
+    async fn shutdown(self, deadline: Duration) {
+        self.shutdown(deadline).await;
+    }
+}

@@ -1,0 +1,10 @@
+//! The contract's services: decode, call, encode.
+
+mod bridge;
+mod query;
+mod register;
+mod rendezvous;
+pub(crate) mod status;
+
+pub(crate) use bridge::Bridge;
+pub(crate) use rendezvous::Rendezvous;

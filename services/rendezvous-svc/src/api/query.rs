@@ -1,0 +1,66 @@
+//! What anyone may ask.
+
+use p2psb_proto::error::{Failure, Reason};
+use p2psb_proto::model::presence::page_size;
+use p2psb_proto::model::{PeerId, ServiceName, limits};
+use p2psb_proto::wire::rendezvous::v1 as wire;
+
+use super::status::not_an_id;
+use crate::convert;
+use crate::core::directory::PageLimits;
+use crate::core::page::Cursor;
+use crate::node::Node;
+
+/// Items of a page if the caller names no number.
+const DEFAULT_PAGE: usize = 100;
+/// What an entry of the list takes beside its record, at most.
+const LISTED_OVERHEAD: usize = 32;
+
+/// Where is this peer?
+pub(super) fn locate(node: &Node, request: &wire::LocateRequest) -> Result<wire::LocateResponse, Failure> {
+    let peer = PeerId::from_slice(&request.peer_id).map_err(|error| not_an_id("peer_id", &error))?;
+    let now = node.now();
+    let found = node.directory.read().locate(&peer, now)?;
+    Ok(wire::LocateResponse { peer: Some(convert::located(&found)?) })
+}
+
+/// Which peers provide this service?
+pub(super) fn find_by_service(
+    node: &Node,
+    request: &wire::FindByServiceRequest,
+) -> Result<wire::FindByServiceResponse, Failure> {
+    let service: ServiceName = request
+        .service
+        .parse()
+        .map_err(|error| Failure::new(Reason::InvalidArgument, format!("service: {error}")))?;
+    let from = Cursor::parse(&request.page_token, service.as_str())?;
+    let limits = PageLimits { items: page_size(request.page_size, DEFAULT_PAGE), bytes: limits::PAGE_BYTES };
+    let now = node.now();
+    let page = node.directory.read().find(service.as_str(), from, limits, now);
+    Ok(wire::FindByServiceResponse {
+        peers: page.peers.iter().map(convert::located).collect::<Result<_, _>>()?,
+        next_page_token: page.next.map(|next| next.to_token(service.as_str())).unwrap_or_default(),
+    })
+}
+
+/// Every rendezvous of this backbone.
+pub(super) fn list_rendezvous(node: &Node) -> wire::ListRendezvousResponse {
+    let now = node.now();
+    let known = node.directory.read().rendezvous(now);
+    let mut room = limits::PAGE_BYTES;
+    let fits = |size: usize| {
+        let fits = size <= room;
+        room = room.saturating_sub(size);
+        fits
+    };
+    let sizes = known.iter().map(|one| one.bytes.len() + LISTED_OVERHEAD);
+    let count = sizes.take(limits::MEMBERS).map(fits).take_while(|fits| *fits).count();
+    let info = |one: &crate::core::directory::KnownRendezvous| {
+        Some(wire::RendezvousInfo {
+            record: Some(convert::signed(&one.bytes).ok()?),
+            connected: one.connected,
+            last_seen_time: Some(one.last_seen.to_wire()),
+        })
+    };
+    wire::ListRendezvousResponse { rendezvous: known.iter().take(count).filter_map(info).collect() }
+}

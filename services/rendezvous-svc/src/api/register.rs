@@ -1,0 +1,147 @@
+//! Registering without a session: a challenge, and a record with its answer.
+
+use bytes::Bytes;
+use p2psb_proto::error::Failure;
+use p2psb_proto::model::proof::{ChallengeAction, ProofError, verify_answer};
+use p2psb_proto::model::time::duration_to_wire;
+use p2psb_proto::model::{Digest, PeerId, PeerStatement, RecordError, Signed};
+use p2psb_proto::wire::common::v1::SignedRecord;
+use p2psb_proto::wire::rendezvous::v1 as wire;
+use prost::Message as _;
+
+use super::status::{draining, not_an_id};
+use crate::convert;
+use crate::core::session::Freed;
+use crate::core::table::{Item, Merged};
+use crate::node::{Caller, Node};
+use crate::records::{CHANGE_INTERVAL, TooOften, only_record};
+
+/// Gives a challenge.
+pub(super) fn challenge(
+    node: &Node,
+    caller: &Caller,
+    request: &wire::GetChallengeRequest,
+) -> Result<wire::GetChallengeResponse, Failure> {
+    let peer = PeerId::from_slice(&request.peer_id).map_err(|error| not_an_id("peer_id", &error))?;
+    let now = node.now().wall;
+    let (challenge, ttl) = node.challenges.give(&peer, caller.ip(), now);
+    Ok(wire::GetChallengeResponse {
+        challenge: Bytes::copy_from_slice(&challenge),
+        server_id: node.id.to_wire(),
+        ttl: Some(duration_to_wire(ttl)),
+        server_time: Some(now.to_wire()),
+        observed_address: caller.observed(),
+    })
+}
+
+/// Verifies a statement and the answer to the challenge that comes with it.
+fn verify(
+    node: &Node,
+    caller: &Caller,
+    record: Option<SignedRecord>,
+    proof: Option<&wire::ChallengeProof>,
+    action: ChallengeAction,
+) -> Result<(PeerStatement, Digest), Failure> {
+    let statement = PeerStatement::verify(record.ok_or(RecordError::Missing)?)?;
+    let (peer, (_, digest)) = (statement.peer_id(), statement.rank());
+    let proof = proof.ok_or(ProofError::Missing)?;
+    let now = node.now().wall;
+    node.challenges.check(&proof.challenge, &peer, caller.ip(), now)?;
+    verify_answer(&peer, &node.id, proof, action, &digest)?;
+    statement.check(&node.network, now)?;
+    Ok((statement, digest))
+}
+
+/// Registers a peer.
+pub(super) fn register(
+    node: &Node,
+    caller: &Caller,
+    request: wire::RegisterRequest,
+) -> Result<wire::RegisterResponse, Failure> {
+    if node.drain.has_begun() {
+        return Err(draining());
+    }
+    let action = ChallengeAction::Register;
+    let (statement, digest) = verify(node, caller, request.record, request.proof.as_ref(), action)?;
+    let record = only_record(statement)?;
+    let proof = request.proof.unwrap_or_default();
+    let lease_id = lease_id(&proof);
+    let session_proof = wire::SessionProof {
+        challenge: proof.challenge,
+        record_digest: digest.to_wire(),
+        challenge_signature: proof.signature,
+        ..wire::SessionProof::default()
+    };
+    let item = convert::item(&PeerStatement::Record(record));
+    let ttl = enter(node, caller, item, session_proof.encode_to_vec().into())?;
+    Ok(wire::RegisterResponse { lease_id, ttl: Some(duration_to_wire(ttl)) })
+}
+
+/// Puts a verified registration into the directory. Returns how long it counts.
+fn enter(node: &Node, caller: &Caller, item: Item, proof: Bytes) -> Result<std::time::Duration, Failure> {
+    let (peer, seq, now) = (item.peer(), item.seq(), node.now());
+    let mut directory = node.directory.write();
+    let registered = directory.sessions.stated(&peer, now.mono).and_then(|stated| stated.until);
+    if let Some(until) = registered.filter(|_| directory.sessions.proof(&peer) == Some(&proof)) {
+        // The same call again: nothing happens twice.
+        return Ok(until.saturating_duration_since(now.mono));
+    }
+    let is_change = directory.table.seq(&peer).is_none_or(|stored| stored < seq);
+    let wait = directory
+        .sessions
+        .registered_at(&peer)
+        .and_then(|at| (at + CHANGE_INTERVAL).checked_duration_since(now.mono))
+        .filter(|wait| is_change && !wait.is_zero());
+    if let Some(retry_after) = wait {
+        return Err(TooOften { retry_after }.into());
+    }
+    let anew = directory.sessions.registers_anew(&peer);
+    if anew {
+        node.registrations.lock().enter(caller.ip())?;
+    }
+    let merged = directory.table.offer(item, now.wall);
+    if merged.is_ok() {
+        directory.sessions.register(peer, seq, proof, caller.ip(), now.mono);
+    } else if anew {
+        node.registrations.lock().leave(caller.ip());
+    }
+    let ttl = directory.sessions.timing().registration;
+    drop(directory);
+    node.account(&peer, None, &merged);
+    merged?;
+    node.hub.presence(peer);
+    Ok(ttl)
+}
+
+/// Ends a registration for good.
+pub(super) fn unregister(
+    node: &Node,
+    caller: &Caller,
+    request: wire::UnregisterRequest,
+) -> Result<wire::UnregisterResponse, Failure> {
+    let action = ChallengeAction::Unregister;
+    let (statement, _) = verify(node, caller, request.withdrawal, request.proof.as_ref(), action)?;
+    if let PeerStatement::Record(record) = &statement {
+        let found = Signed::to_wire(record).r#type;
+        return Err(RecordError::Type { expected: "RECORD_TYPE_PEER_WITHDRAWAL", found }.into());
+    }
+    let peer = statement.peer_id();
+    if node.offer(&statement)? == Merged::Changed {
+        let freed = node.directory.write().sessions.unregister(&peer, node.now().mono);
+        if let Some(Freed(from)) = freed {
+            node.registrations.lock().leave(from);
+        }
+        node.hub.presence(peer);
+    }
+    Ok(wire::UnregisterResponse {})
+}
+
+/// The same for the same call.
+fn lease_id(proof: &wire::ChallengeProof) -> String {
+    let digest = Digest::of(&proof.signature);
+    let mut bytes = [0; 16];
+    for (to, from) in bytes.iter_mut().zip(digest.as_bytes()) {
+        *to = *from;
+    }
+    uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
+}

@@ -1,0 +1,72 @@
+//! `RendezvousService`.
+
+use std::sync::Arc;
+
+use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::rendezvous_service_server::RendezvousService;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{query, register};
+use crate::node::{Caller, Node};
+use crate::sessions;
+
+/// The service.
+pub(crate) struct Rendezvous(pub(crate) Arc<Node>);
+
+#[tonic::async_trait]
+impl RendezvousService for Rendezvous {
+    type ConnectStream = sessions::Outgoing;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<wire::ConnectRequest>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let caller = Caller::of(&request, &self.0)?;
+        Ok(Response::new(sessions::accept(&self.0, caller, request.into_inner())?))
+    }
+
+    async fn get_challenge(
+        &self,
+        request: Request<wire::GetChallengeRequest>,
+    ) -> Result<Response<wire::GetChallengeResponse>, Status> {
+        let caller = Caller::of(&request, &self.0)?;
+        Ok(Response::new(register::challenge(&self.0, &caller, &request.into_inner())?))
+    }
+
+    async fn register(
+        &self,
+        request: Request<wire::RegisterRequest>,
+    ) -> Result<Response<wire::RegisterResponse>, Status> {
+        let caller = Caller::of(&request, &self.0)?;
+        Ok(Response::new(register::register(&self.0, &caller, request.into_inner())?))
+    }
+
+    async fn unregister(
+        &self,
+        request: Request<wire::UnregisterRequest>,
+    ) -> Result<Response<wire::UnregisterResponse>, Status> {
+        let caller = Caller::of(&request, &self.0)?;
+        Ok(Response::new(register::unregister(&self.0, &caller, request.into_inner())?))
+    }
+
+    async fn locate(
+        &self,
+        request: Request<wire::LocateRequest>,
+    ) -> Result<Response<wire::LocateResponse>, Status> {
+        Ok(Response::new(query::locate(&self.0, request.get_ref())?))
+    }
+
+    async fn find_by_service(
+        &self,
+        request: Request<wire::FindByServiceRequest>,
+    ) -> Result<Response<wire::FindByServiceResponse>, Status> {
+        Ok(Response::new(query::find_by_service(&self.0, request.get_ref())?))
+    }
+
+    async fn list_rendezvous(
+        &self,
+        _: Request<wire::ListRendezvousRequest>,
+    ) -> Result<Response<wire::ListRendezvousResponse>, Status> {
+        Ok(Response::new(query::list_rendezvous(&self.0)))
+    }
+}

@@ -1,0 +1,182 @@
+//! Errors on their way to a caller: each of the core's errors has its stable reason here, and nowhere else.
+
+use std::time::Duration;
+
+use p2psb_proto::error::{Failure, Reason};
+
+use crate::backbone::trust::TrustError;
+use crate::convert;
+use crate::core::admission::LimitReached;
+use crate::core::challenge::ChallengeExpired;
+use crate::core::directory::{PeerUnknown, UNKNOWN_RETRY};
+use crate::core::members::LinkRefused;
+use crate::core::page::TokenInvalid;
+use crate::core::session::NotNewer;
+use crate::core::table::TableError;
+use crate::records::TooOften;
+
+/// After how long a full server may have room again.
+const FULL_RETRY: Duration = Duration::from_secs(60);
+/// A peer that lost against a newer session of its own does not come back by itself for this long.
+const REPLACED_RETRY: Duration = Duration::from_secs(60);
+
+impl From<TableError> for Failure {
+    fn from(error: TableError) -> Self {
+        let text = error.to_string();
+        // A stored record that could not be decoded would be missed, not needed.
+        let attached = |failure: Self, stored| match convert::signed(&stored) {
+            Ok(stored) => failure.attach(stored),
+            Err(_) => failure,
+        };
+        match error {
+            TableError::Stale { stored_seq, stored, .. } => {
+                attached(Self::new(Reason::RecordStale, text).with("stored_seq", stored_seq), stored)
+            }
+            TableError::Equivocation { stored, .. } => {
+                attached(Self::new(Reason::RecordEquivocation, text), stored)
+            }
+            TableError::Expired { .. } => Self::new(Reason::RecordExpired, text),
+            TableError::Full { .. } => {
+                Self::new(Reason::LimitExceeded, text).with("limit", "limits.records").retry_after(FULL_RETRY)
+            }
+        }
+    }
+}
+
+impl From<LimitReached> for Failure {
+    fn from(error: LimitReached) -> Self {
+        Self::new(Reason::LimitExceeded, error.to_string()).with("limit", error.limit).retry_after(FULL_RETRY)
+    }
+}
+
+impl From<TooOften> for Failure {
+    fn from(error: TooOften) -> Self {
+        Self::new(Reason::LimitExceeded, error.to_string())
+            .with("limit", "record_changes")
+            .retry_after(error.retry_after)
+    }
+}
+
+impl From<ChallengeExpired> for Failure {
+    fn from(error: ChallengeExpired) -> Self {
+        Self::new(Reason::ChallengeExpired, error.to_string())
+    }
+}
+
+impl From<NotNewer> for Failure {
+    fn from(error: NotNewer) -> Self {
+        Self::new(Reason::SessionReplaced, error.to_string())
+            .with("session_seq", error.current)
+            .retry_after(REPLACED_RETRY)
+    }
+}
+
+impl From<PeerUnknown> for Failure {
+    fn from(error: PeerUnknown) -> Self {
+        Self::new(Reason::PeerUnknown, error.to_string()).retry_after(UNKNOWN_RETRY)
+    }
+}
+
+impl From<TokenInvalid> for Failure {
+    fn from(error: TokenInvalid) -> Self {
+        Self::new(Reason::PageTokenInvalid, error.to_string())
+    }
+}
+
+impl From<LinkRefused> for Failure {
+    fn from(error: LinkRefused) -> Self {
+        let failure = Self::new(
+            match error {
+                LinkRefused::Own | LinkRefused::Duplicate => Reason::LinkDuplicate,
+                LinkRefused::Full { .. } => Reason::LimitExceeded,
+            },
+            error.to_string(),
+        );
+        match error {
+            LinkRefused::Full { .. } => failure.with("limit", "members").retry_after(FULL_RETRY),
+            LinkRefused::Own | LinkRefused::Duplicate => failure,
+        }
+    }
+}
+
+impl From<TrustError> for Failure {
+    fn from(error: TrustError) -> Self {
+        match error {
+            TrustError::Proof(error) => error.into(),
+            TrustError::Untrusted { .. } => Self::new(Reason::BridgeUntrusted, error.to_string()),
+        }
+    }
+}
+
+/// The session was replaced by a newer one.
+pub(crate) fn session_replaced() -> Failure {
+    Failure::new(Reason::SessionReplaced, "this peer opened a newer session here; is its key used twice?")
+        .retry_after(REPLACED_RETRY)
+}
+
+/// The server stops.
+pub(crate) fn draining() -> Failure {
+    Failure::new(Reason::Draining, "this rendezvous is stopping; use another one")
+        .retry_after(Duration::from_secs(1))
+}
+
+/// An id in a request is none.
+pub(crate) fn not_an_id(field: &str, error: &p2psb_proto::model::id::IdError) -> Failure {
+    Failure::new(Reason::InvalidArgument, format!("{field}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use p2psb_proto::error::{fact_of, reason_of, record_of, retry_after_of};
+    use p2psb_proto::model::UnixMillis;
+    use tonic::Status;
+
+    use super::*;
+    use crate::core::testing::{item, peer, record};
+
+    fn status(error: impl Into<Failure>) -> Status {
+        error.into().into_status()
+    }
+
+    #[test]
+    fn a_stale_record_is_answered_with_the_stored_one() {
+        let statement = record(1, 7, &[]);
+        let mut table = crate::core::table::Table::new(9);
+        table.offer(item(&statement), crate::core::testing::T0).unwrap();
+        let error = table.offer(item(&record(1, 6, &[])), crate::core::testing::T0).unwrap_err();
+        let status = status(error);
+        assert_eq!(reason_of(&status), Some(Reason::RecordStale));
+        assert_eq!(record_of(&status), Some(statement.to_wire()));
+        assert_eq!(fact_of(&status, "stored_seq").as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn every_limit_is_named_and_says_when_to_come_back() {
+        for status in [
+            status(TableError::Full { limit: 1 }),
+            status(LimitReached { limit: "limits.sessions", most: 1 }),
+            status(TooOften { retry_after: Duration::from_millis(300) }),
+            status(LinkRefused::Full { limit: 1 }),
+        ] {
+            assert_eq!(reason_of(&status), Some(Reason::LimitExceeded));
+            assert!(fact_of(&status, "limit").is_some() && retry_after_of(&status).is_some());
+        }
+    }
+
+    #[test]
+    fn each_error_has_its_reason() {
+        for (status, reason) in [
+            (status(TableError::Equivocation { seq: 1, stored: Bytes::new() }), Reason::RecordEquivocation),
+            (status(TableError::Expired { expired: UnixMillis(0) }), Reason::RecordExpired),
+            (status(ChallengeExpired), Reason::ChallengeExpired),
+            (status(NotNewer { offered: 1, current: 2 }), Reason::SessionReplaced),
+            (status(PeerUnknown { peer: peer(1) }), Reason::PeerUnknown),
+            (status(TokenInvalid), Reason::PageTokenInvalid),
+            (status(LinkRefused::Duplicate), Reason::LinkDuplicate),
+            (status(TrustError::Untrusted { peer: peer(1) }), Reason::BridgeUntrusted),
+        ] {
+            assert_eq!(reason_of(&status), Some(reason));
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! How a link begins, at both ends: hello, hello with proof, proof.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt as _};
+use p2psb_client::{Connection, Endpoint};
+use p2psb_proto::error::{Failure, Reason};
+use p2psb_proto::model::hello::Hello;
+use p2psb_proto::model::proof::{ChannelBinding, Nonce, ProofRole, Transcript, nonce};
+use p2psb_proto::model::record::next_seq;
+use p2psb_proto::model::{PeerId, RecordError, limits};
+use p2psb_proto::wire::common::v1::SignedRecord;
+use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::bridge_service_client::BridgeServiceClient;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use tracing::Instrument as _;
+
+use super::MESSAGE_BYTES;
+use super::frame::Frame;
+use super::link::{self, Ended, Link};
+use super::trust::Trust;
+use crate::api::status::draining;
+use crate::core::members::{DialedBy, LinkRefused};
+use crate::node::{Caller, Node, random};
+
+/// Batches that may wait to be sent: the outbox holds the rest.
+const QUEUE: usize = 2;
+
+/// Messages of the other end; one that is unknown is `None`.
+pub(super) type Inbound = BoxStream<'static, Result<Option<Frame>, Status>>;
+/// Messages to the other end.
+pub(super) type Outbound = mpsc::Sender<Result<Frame, Status>>;
+
+/// What a listener answers.
+pub(crate) type Outgoing = BoxStream<'static, Result<wire::LinkResponse, Status>>;
+
+/// Both directions of a link, and what its proofs are bound to.
+struct Ends {
+    inbound: Inbound,
+    outbound: Outbound,
+    binding: ChannelBinding,
+}
+
+impl Ends {
+    async fn next(&mut self) -> Result<Frame, Failure> {
+        loop {
+            match self.inbound.next().await {
+                Some(Ok(Some(frame))) => return Ok(frame),
+                Some(Ok(None)) => {}
+                Some(Err(status)) => return Err(link::from_stream(&status)),
+                None => return Err(Failure::new(Reason::Unreachable, "the other end closed the link")),
+            }
+        }
+    }
+
+    async fn send(&mut self, frame: Frame) -> Result<(), Failure> {
+        let sent = self.outbound.send(Ok(frame)).await;
+        sent.map_err(|_| Failure::new(Reason::Unreachable, "the link broke"))
+    }
+}
+
+async fn within<T>(steps: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    match tokio::time::timeout(limits::HANDSHAKE, steps).await {
+        Ok(done) => done,
+        Err(_) => {
+            Err(Failure::new(Reason::HandshakeTimeout, "the other member did not prove itself within 5 s"))
+        }
+    }
+}
+
+fn unexpected(wanted: &str) -> Failure {
+    Failure::new(Reason::UnexpectedMessage, format!("{wanted} must come now"))
+}
+
+fn disabled() -> Failure {
+    let text = "this server bridges with nobody: neither bridge.key_file nor bridge.trust is set";
+    Failure::new(Reason::BridgeDisabled, text)
+}
+
+/// Accepts a link that another member dialed; its task goes on by itself.
+pub(crate) fn accept(
+    node: &Arc<Node>,
+    caller: Caller,
+    inbound: Streaming<wire::LinkRequest>,
+) -> Result<Outgoing, Failure> {
+    if node.drain.has_begun() {
+        return Err(draining());
+    }
+    let trust = node.trust.clone().ok_or_else(disabled)?;
+    let (outbound, answers) = mpsc::channel(QUEUE);
+    let inbound = inbound.map(|message| message.map(Frame::of_request)).boxed();
+    let ends = Ends { inbound, outbound: outbound.clone(), binding: caller.binding };
+    let node = Arc::clone(node);
+    let task = async move {
+        let ended = match within(listen(&node, &trust, ends)).await {
+            Ok((link, ends)) => link.run(None, ends.inbound, ends.outbound).await.reason,
+            Err(failure) => {
+                log_refusal(&failure, &caller);
+                Some(failure)
+            }
+        };
+        if let Some(failure) = ended {
+            // Nobody is left to be told if this fails.
+            let _ = outbound.try_send(Err(failure.into()));
+        }
+    };
+    tokio::spawn(task.in_current_span());
+    Ok(ReceiverStream::new(answers).map(|frame| frame.map(Frame::into_response)).boxed())
+}
+
+/// That a member looked who is there, and has a link already or is this server itself, is no news.
+fn log_refusal(failure: &Failure, caller: &Caller) {
+    let (reason, problem, from) = (failure.reason, failure.message.as_str(), &caller.addr);
+    if matches!(reason, Reason::Unreachable | Reason::LinkDuplicate) {
+        tracing::debug!(%reason, problem, ?from, "no link came to be");
+    } else {
+        tracing::warn!(%reason, problem, ?from, "refused a link");
+    }
+}
+
+async fn listen(node: &Arc<Node>, trust: &Trust, mut ends: Ends) -> Result<(Link, Ends), Failure> {
+    let Frame::Hello(hello) = ends.next().await? else { return Err(unexpected("hello")) };
+    let (peer, client_nonce, record) = read_hello(node, &hello)?;
+    let transcript = Transcript {
+        network: node.network,
+        peer,
+        server: node.id,
+        client_nonce,
+        server_nonce: random()?,
+        session_seq: hello.link_seq,
+    };
+    let key = node.identity.key();
+    let proof = trust.prove(&transcript, ProofRole::BridgeListener, &ends.binding, key);
+    ends.send(own_hello(node, &transcript.server_nonce, hello.link_seq, Some(proof))).await?;
+
+    let Frame::Authenticate(answer) = ends.next().await? else { return Err(unexpected("authenticate")) };
+    trust.verify(&peer, &transcript, ProofRole::BridgeDialer, &ends.binding, Some(&answer))?;
+    let link = Link::open(node, peer, DialedBy::Them, hello.link_seq, record)?;
+    Ok((link, ends))
+}
+
+fn own_hello(node: &Node, nonce: &Nonce, link_seq: u64, proof: Option<wire::BridgeProof>) -> Frame {
+    Frame::Hello(Box::new(wire::BridgeHello {
+        hello: Some(node.hello()),
+        nonce: Bytes::copy_from_slice(nonce),
+        link_seq,
+        proof,
+        record: node.own.current(),
+    }))
+}
+
+fn read_hello(node: &Node, hello: &wire::BridgeHello) -> Result<(PeerId, Nonce, SignedRecord), Failure> {
+    let theirs = Hello::accept(hello.hello.clone(), &node.network, node.now().wall)?;
+    let record = hello.record.clone().ok_or(RecordError::Missing)?;
+    if record.key.as_ref() != theirs.peer.key().as_bytes() {
+        return Err(Failure::new(Reason::InvalidArgument, "a member's hello holds its own record"));
+    }
+    Ok((theirs.peer, nonce(&hello.nonce)?, record))
+}
+
+/// A dialed link did not come to be.
+pub(super) struct Refused {
+    /// Who is there, if that is known.
+    pub(super) peer: Option<PeerId>,
+    /// Why not.
+    pub(super) failure: Failure,
+}
+
+impl<E: Into<Failure>> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Self { peer: None, failure: error.into() }
+    }
+}
+
+/// Opens a link over a connection that this server dialed, and keeps it until it ends.
+pub(super) async fn dialed(
+    node: &Arc<Node>,
+    trust: &Trust,
+    connection: Connection,
+    endpoint: &Endpoint,
+) -> Result<Ended, Refused> {
+    let (outbound, requests) = mpsc::channel(QUEUE);
+    let requests = ReceiverStream::new(requests)
+        .filter_map(|frame: Result<Frame, Status>| std::future::ready(frame.ok().map(Frame::into_request)));
+    let mut client = BridgeServiceClient::with_origin(connection.clone(), connection.origin())
+        .max_decoding_message_size(MESSAGE_BYTES);
+    let client_nonce = random()?;
+    let link_seq = next_seq(0, node.now().wall);
+    let hello = own_hello(node, &client_nonce, link_seq, None);
+    let shake = async {
+        outbound.send(Ok(hello)).await.map_err(|_| Failure::new(Reason::Unreachable, "the link broke"))?;
+        let answers = client.link(requests).await.map_err(|status| link::from_stream(&status))?;
+        let inbound = answers.into_inner().map(|message| message.map(Frame::of_response)).boxed();
+        let mut ends = Ends { inbound, outbound, binding: connection.binding() };
+        let Frame::Hello(hello) = ends.next().await? else { return Err(unexpected("hello").into()) };
+        if hello.hello.as_ref().is_some_and(|hello| hello.peer_id == node.id.to_wire()) {
+            return Err(Refused { peer: Some(node.id), failure: LinkRefused::Own.into() });
+        }
+        let (peer, server_nonce, record) = read_hello(node, &hello)?;
+        let expected = endpoint.pin().or(connection.server_id());
+        if let Some(expected) = expected.filter(|expected| *expected != peer) {
+            let text = format!("{}: {expected} must answer there, {peer} did", endpoint.url());
+            return Err(Failure::new(Reason::IdentityMismatch, text).into());
+        }
+        let transcript = Transcript {
+            network: node.network,
+            peer: node.id,
+            server: peer,
+            client_nonce,
+            server_nonce,
+            session_seq: link_seq,
+        };
+        prove_both(node, trust, &mut ends, &transcript, hello.proof.as_ref())
+            .await
+            .map_err(|failure| Refused { peer: Some(peer), failure })
+            .map(|first| (ends, peer, record, first))
+    };
+    let (ends, peer, record, first) = match tokio::time::timeout(limits::HANDSHAKE, shake).await {
+        Ok(done) => done?,
+        Err(_) => {
+            let text = "the other member did not prove itself within 5 s";
+            return Err(Failure::new(Reason::HandshakeTimeout, text).into());
+        }
+    };
+    let link = Link::open(node, peer, DialedBy::Us, link_seq, record)
+        .map_err(|failure| Refused { peer: Some(peer), failure })?;
+    let ended = link.run(Some(first), ends.inbound, ends.outbound).await;
+    drop(connection);
+    Ok(ended)
+}
+
+/// The dialer's second half. The listener's first batch says that it accepted the proof.
+async fn prove_both(
+    node: &Node,
+    trust: &Trust,
+    ends: &mut Ends,
+    transcript: &Transcript,
+    theirs: Option<&wire::BridgeProof>,
+) -> Result<Frame, Failure> {
+    let peer = transcript.server;
+    trust.verify(&peer, transcript, ProofRole::BridgeListener, &ends.binding, theirs)?;
+    node.directory.read().members.may_link(&peer, DialedBy::Us, transcript.session_seq)?;
+    let key = node.identity.key();
+    let proof = trust.prove(transcript, ProofRole::BridgeDialer, &ends.binding, key);
+    ends.send(Frame::Authenticate(proof)).await?;
+    ends.next().await
+}

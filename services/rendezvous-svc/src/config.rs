@@ -1,0 +1,422 @@
+//! The configuration: [`Config`] as it is written, [`ServerConfig`] as it is meant.
+//!
+//! Promise: whoever holds a [`ServerConfig`] knows that its values fit together and that the files it names were readable.
+
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use p2psb_client::{Endpoint, TlsConfig, TlsMode};
+use p2psb_proto::model::peer::Endorsement;
+use p2psb_proto::model::{Genesis, NetworkId, PeerId, ServiceName, limits};
+use p2psb_runtime::config::{DrainConfig, MetricsConfig, TelemetryConfig};
+use p2psb_runtime::serve::Http2Config;
+use p2psb_runtime::{Clock, ConfigError, Settings};
+use serde::{Deserialize, Serialize};
+
+use crate::backbone::trust::{BridgeKey, Trust};
+use crate::core::admission::Limits;
+use crate::core::session::Timing;
+use crate::own_record::parse_endorsement;
+
+/// The port that everybody expects.
+pub const DEFAULT_PORT: u16 = 7400;
+/// The port for operators.
+pub const DEFAULT_METRICS_PORT: u16 = 9400;
+/// How many other members may be configured: to know one is enough.
+const MAX_PEERS: usize = 64;
+/// Heartbeats that make sense.
+const HEARTBEATS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(300));
+/// Lifetimes of unary registrations that make sense.
+const REGISTRATIONS: (Duration, Duration) = (Duration::from_secs(1), limits::RECORD_LIFETIME);
+
+/// The configuration as written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Identity, certificate, and whatever else must survive a restart.
+    pub data_dir: PathBuf,
+    /// Where others reach this server, best first.
+    pub advertise: Vec<Endpoint>,
+    /// Providers of reserved services that this operator vouches for: `service=peer1…`.
+    pub endorse: Vec<String>,
+    /// The same, one file each, named `service@anything`, that holds the id.
+    pub endorse_dir: Option<PathBuf>,
+    /// A proxy ends TLS in front of this server: nobody's address is known.
+    pub behind_proxy: bool,
+    /// The community.
+    pub network: NetworkConfig,
+    /// How the listener speaks.
+    pub tls: TlsConfig,
+    /// The other members of the backbone.
+    pub bridge: BridgeConfig,
+    /// Whom this server dials.
+    pub dial: DialConfig,
+    /// Durations of sessions.
+    pub session: SessionConfig,
+    /// How many of everything.
+    pub limits: LimitsConfig,
+    /// HTTP/2.
+    pub http2: Http2Config,
+    /// The endpoint for operators.
+    pub metrics: MetricsConfig,
+    /// Logs and traces.
+    pub telemetry: TelemetryConfig,
+    /// How to stop.
+    pub drain: DrainConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, DEFAULT_PORT)),
+            data_dir: "/var/lib/p2psb/rendezvous".into(),
+            advertise: Vec::new(),
+            endorse: Vec::new(),
+            endorse_dir: None,
+            behind_proxy: false,
+            network: NetworkConfig::default(),
+            tls: TlsConfig::default(),
+            bridge: BridgeConfig::default(),
+            dial: DialConfig::default(),
+            session: SessionConfig::default(),
+            limits: LimitsConfig::default(),
+            http2: Http2Config::default(),
+            metrics: MetricsConfig::loopback(DEFAULT_METRICS_PORT),
+            telemetry: TelemetryConfig::default(),
+            drain: DrainConfig::default(),
+        }
+    }
+}
+
+/// Section `network`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// The name of an open network.
+    pub name: String,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self { name: "p2psb".into() }
+    }
+}
+
+/// Section `bridge`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BridgeConfig {
+    /// Other members; one is enough.
+    pub peers: Vec<Endpoint>,
+    /// The secret that all members share.
+    pub key_file: Option<PathBuf>,
+    /// Ids of members that need not know the secret.
+    pub trust: Vec<String>,
+}
+
+/// Section `dial`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DialConfig {
+    /// Dial private, loopback and link-local addresses that somebody else told, not only configured ones.
+    pub allow_private: bool,
+}
+
+/// Section `session`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SessionConfig {
+    /// How often a peer must be heard. After 2.5 of them in silence it is SUSPECT, one later OFFLINE.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat: Duration,
+    /// How long a unary registration counts.
+    #[serde(with = "humantime_serde")]
+    pub registration_ttl: Duration,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_secs(30), registration_ttl: Duration::from_secs(300) }
+    }
+}
+
+/// Section `limits`. An `ip` is an IPv4 address or an IPv6 /64, a `prefix` an IPv4 /24 or an IPv6 /48.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Sessions.
+    pub sessions: usize,
+    /// Sessions from one ip.
+    pub sessions_per_ip: usize,
+    /// Sessions from one prefix.
+    pub sessions_per_prefix: usize,
+    /// Unary registrations.
+    pub registrations: usize,
+    /// Unary registrations from one ip.
+    pub registrations_per_ip: usize,
+    /// Unary registrations from one prefix.
+    pub registrations_per_prefix: usize,
+    /// Peers of whom a record is kept.
+    pub records: usize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            sessions: 10_000,
+            sessions_per_ip: 512,
+            sessions_per_prefix: 2048,
+            registrations: 100_000,
+            registrations_per_ip: 1024,
+            registrations_per_prefix: 8192,
+            records: 1_000_000,
+        }
+    }
+}
+
+impl LimitsConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        for (key, value) in [
+            ("sessions", self.sessions),
+            ("sessions_per_ip", self.sessions_per_ip),
+            ("sessions_per_prefix", self.sessions_per_prefix),
+            ("registrations", self.registrations),
+            ("registrations_per_ip", self.registrations_per_ip),
+            ("registrations_per_prefix", self.registrations_per_prefix),
+            ("records", self.records),
+        ] {
+            if value == 0 {
+                return Err(ConfigError::value(format!("limits.{key}"), "must be at least 1"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Of sessions.
+    #[must_use]
+    pub const fn of_sessions(&self) -> Limits {
+        Limits {
+            total: (self.sessions, "limits.sessions"),
+            per_ip: (self.sessions_per_ip, "limits.sessions_per_ip"),
+            per_prefix: (self.sessions_per_prefix, "limits.sessions_per_prefix"),
+        }
+    }
+
+    /// Of unary registrations.
+    #[must_use]
+    pub const fn of_registrations(&self) -> Limits {
+        Limits {
+            total: (self.registrations, "limits.registrations"),
+            per_ip: (self.registrations_per_ip, "limits.registrations_per_ip"),
+            per_prefix: (self.registrations_per_prefix, "limits.registrations_per_prefix"),
+        }
+    }
+}
+
+/// The configuration as meant.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Identity and certificate.
+    pub data_dir: PathBuf,
+    /// Where others reach this server; empty: where it listens.
+    pub advertise: Vec<Endpoint>,
+    /// Configured endorsements.
+    pub endorse: Vec<Endorsement>,
+    /// Where more of them lie.
+    pub endorse_dir: Option<PathBuf>,
+    /// Nobody's address is known.
+    pub behind_proxy: bool,
+    /// The community.
+    pub network: NetworkId,
+    /// How the listener speaks.
+    pub tls: TlsConfig,
+    /// Other members to dial.
+    pub bridge_peers: Vec<Endpoint>,
+    /// Who may bridge; `None`: nobody.
+    pub trust: Option<Trust>,
+    /// Dial private addresses that somebody else told.
+    pub allow_private: bool,
+    /// Durations of sessions.
+    pub timing: Timing,
+    /// How many of everything.
+    pub limits: LimitsConfig,
+    /// HTTP/2.
+    pub http2: Http2Config,
+    /// Where the time comes from; tests move it.
+    pub clock: Clock,
+}
+
+impl Settings for Config {
+    type Meant = ServerConfig;
+
+    fn telemetry(&self) -> &TelemetryConfig {
+        &self.telemetry
+    }
+
+    fn metrics(&self) -> &MetricsConfig {
+        &self.metrics
+    }
+
+    fn drain(&self) -> &DrainConfig {
+        &self.drain
+    }
+
+    fn meant(self) -> Result<ServerConfig, ConfigError> {
+        self.limits.check()?;
+        self.http2.check("http2")?;
+        within("session.heartbeat", self.session.heartbeat, HEARTBEATS)?;
+        within("session.registration_ttl", self.session.registration_ttl, REGISTRATIONS)?;
+        check_tls(&self)?;
+        if let Some(pinned) = self.advertise.iter().find(|endpoint| endpoint.pin().is_some()) {
+            let problem =
+                format!("{pinned} names an id behind `#`; leave it out, the record is this server's");
+            return Err(ConfigError::value("advertise", problem));
+        }
+        if self.advertise.len() > limits::ADDRESSES {
+            let problem = format!("at most {} addresses fit into a record", limits::ADDRESSES);
+            return Err(ConfigError::value("advertise", problem));
+        }
+        let genesis = Genesis::open(&self.network.name)
+            .map_err(|error| ConfigError::value("network.name", error.to_string()))?;
+        let trust = trust(&self.bridge)?;
+        Ok(ServerConfig {
+            listen: self.listen,
+            data_dir: self.data_dir,
+            advertise: self.advertise,
+            endorse: endorsements(&self.endorse)?,
+            endorse_dir: directory("endorse_dir", self.endorse_dir)?,
+            behind_proxy: self.behind_proxy,
+            network: genesis.network_id(),
+            tls: self.tls,
+            bridge_peers: self.bridge.peers,
+            trust,
+            allow_private: self.dial.allow_private,
+            timing: Timing { heartbeat: self.session.heartbeat, registration: self.session.registration_ttl },
+            limits: self.limits,
+            http2: self.http2,
+            clock: Clock::system(),
+        })
+    }
+}
+
+fn within(key: &str, value: Duration, (least, most): (Duration, Duration)) -> Result<(), ConfigError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(ConfigError::value(key, format!("{value:?} is not between {least:?} and {most:?}")))
+}
+
+fn check_tls(config: &Config) -> Result<(), ConfigError> {
+    if config.behind_proxy && config.tls.mode != TlsMode::Plaintext {
+        let problem = "a proxy that ends TLS needs tls.mode = \"plaintext\" behind it";
+        return Err(ConfigError::value("behind_proxy", problem));
+    }
+    let files = [("tls.cert_file", &config.tls.cert_file), ("tls.key_file", &config.tls.key_file)];
+    for (key, file) in files {
+        match (config.tls.mode, file) {
+            (TlsMode::Pem, None) => return Err(ConfigError::missing(key)),
+            (TlsMode::Pem, Some(file)) if !file.is_file() => {
+                return Err(ConfigError::value(key, format!("there is no file {}", file.display())));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn directory(key: &str, path: Option<PathBuf>) -> Result<Option<PathBuf>, ConfigError> {
+    match path {
+        Some(path) if !path.is_dir() => {
+            Err(ConfigError::value(key, format!("there is no folder {}", path.display())))
+        }
+        path => Ok(path),
+    }
+}
+
+fn endorsements(written: &[String]) -> Result<Vec<Endorsement>, ConfigError> {
+    let parse = |text: &String| {
+        let (service, peer) = text.split_once('=').ok_or_else(|| {
+            ConfigError::value("endorse", format!("{text:?} is not written as service=peer1…"))
+        })?;
+        parse_endorsement(service, peer)
+            .map_err(|problem| ConfigError::value("endorse", format!("{text:?}: {problem}")))
+    };
+    written.iter().map(parse).collect()
+}
+
+fn trust(bridge: &BridgeConfig) -> Result<Option<Trust>, ConfigError> {
+    if bridge.peers.len() > MAX_PEERS {
+        let problem = format!("at most {MAX_PEERS} are allowed; to know one member is enough");
+        return Err(ConfigError::value("bridge.peers", problem));
+    }
+    let key = bridge.key_file.as_ref().map(|file| BridgeKey::load(file)).transpose();
+    let key = key.map_err(|error| ConfigError::value("bridge.key_file", error.to_string()))?;
+    let parse = |text: &String| {
+        PeerId::from_str(text).map_err(|error| ConfigError::value("bridge.trust", error.to_string()))
+    };
+    let ids: HashSet<PeerId> = bridge.trust.iter().map(parse).collect::<Result<_, _>>()?;
+    if key.is_some() || !ids.is_empty() {
+        return Ok(Some(Trust::new(key, ids)));
+    }
+    if bridge.peers.is_empty() {
+        return Ok(None);
+    }
+    let problem = "others are to be bridged with, but neither bridge.key_file nor bridge.trust says who may";
+    Err(ConfigError::value("bridge.peers", problem))
+}
+
+/// The service that every rendezvous offers.
+pub(crate) fn own_service() -> Result<ServiceName, p2psb_proto::model::name::NameError> {
+    crate::core::own::SERVICE.parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut Config)) -> String {
+        let mut config = Config::default();
+        change(&mut config);
+        config.meant().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_right() {
+        let meant = Config::default().meant().unwrap();
+        assert_eq!(meant.listen.port(), 7400);
+        assert_eq!(meant.network, Genesis::open("p2psb").unwrap().network_id());
+        assert!(meant.trust.is_none() && meant.bridge_peers.is_empty());
+    }
+
+    #[test]
+    fn what_does_not_fit_together_names_its_key() {
+        let endpoint: Endpoint = "https://r2.example:7400".parse().unwrap();
+        let pinned = endpoint.clone().pinned(crate::core::testing::peer(1));
+        for (key, error) in [
+            ("bridge.peers", refused(|c| c.bridge.peers = vec![endpoint.clone()])),
+            ("bridge.peers", refused(|c| c.bridge.peers = vec![endpoint.clone(); 65])),
+            ("bridge.trust", refused(|c| c.bridge.trust = vec!["peer1x".into()])),
+            ("bridge.key_file", refused(|c| c.bridge.key_file = Some("/nowhere/key".into()))),
+            ("advertise", refused(|c| c.advertise = vec![pinned])),
+            ("advertise", refused(|c| c.advertise = vec![endpoint.clone(); 17])),
+            ("endorse", refused(|c| c.endorse = vec!["p2psb.discovery".into()])),
+            ("endorse", refused(|c| c.endorse = vec!["chat=peer1x".into()])),
+            ("endorse_dir", refused(|c| c.endorse_dir = Some("/nowhere".into()))),
+            ("network.name", refused(|c| c.network.name = "A b".into())),
+            ("session.heartbeat", refused(|c| c.session.heartbeat = Duration::ZERO)),
+            ("session.registration_ttl", refused(|c| c.session.registration_ttl = Duration::from_secs(9999))),
+            ("limits.records", refused(|c| c.limits.records = 0)),
+            ("behind_proxy", refused(|c| c.behind_proxy = true)),
+            ("tls.cert_file", refused(|c| c.tls.mode = TlsMode::Pem)),
+        ] {
+            assert!(error.contains(&format!("`{key}`")), "{key}: {error}");
+        }
+    }
+}

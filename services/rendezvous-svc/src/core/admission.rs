@@ -1,0 +1,166 @@
+//! How many there may be: in all, from one address, from one network. Admission is O(1).
+//!
+//! Invariant: every count is the number of those that were admitted and have not left; whoever is refused is not counted.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+/// The limits of one kind of thing, with the names of their keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// In all.
+    pub total: (usize, &'static str),
+    /// From one IPv4 address or IPv6 /64.
+    pub per_ip: (usize, &'static str),
+    /// From one IPv4 /24 or IPv6 /48.
+    pub per_prefix: (usize, &'static str),
+}
+
+/// A limit is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{limit} is {most}, and as many are here; come back later, or go to another rendezvous")]
+pub struct LimitReached {
+    /// The key that names it.
+    pub limit: &'static str,
+    /// Its value.
+    pub most: usize,
+}
+
+/// Where somebody comes from, as wide as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// An IPv4 network of this many bits.
+    V4(u32, u8),
+    /// An IPv6 network of this many bits.
+    V6(u128, u8),
+}
+
+impl Source {
+    /// One user, most likely: an IPv4 address, an IPv6 /64.
+    #[must_use]
+    pub fn host(ip: IpAddr) -> Self {
+        Self::cut(ip, 32, 64)
+    }
+
+    /// One network: an IPv4 /24, an IPv6 /48.
+    #[must_use]
+    pub fn network(ip: IpAddr) -> Self {
+        Self::cut(ip, 24, 48)
+    }
+
+    fn cut(ip: IpAddr, v4: u8, v6: u8) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Self::V4(u32::from(ip) & (u32::MAX << (32 - v4)), v4),
+            IpAddr::V6(ip) => Self::V6(u128::from(ip) & (u128::MAX << (128 - v6)), v6),
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Admission {
+    limits: Limits,
+    total: usize,
+    sources: HashMap<Source, usize>,
+}
+
+impl Admission {
+    /// Nobody is here yet.
+    #[must_use]
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, total: 0, sources: HashMap::new() }
+    }
+
+    /// Admits one. Behind a proxy that does not tell, nobody knows from where.
+    pub fn enter(&mut self, from: Option<IpAddr>) -> Result<(), LimitReached> {
+        let reached = |(most, limit), count: usize| {
+            if count >= most { Err(LimitReached { limit, most }) } else { Ok(()) }
+        };
+        reached(self.limits.total, self.total)?;
+        if let Some(ip) = from {
+            reached(self.limits.per_ip, self.count(Source::host(ip)))?;
+            reached(self.limits.per_prefix, self.count(Source::network(ip)))?;
+            for source in [Source::host(ip), Source::network(ip)] {
+                *self.sources.entry(source).or_default() += 1;
+            }
+        }
+        self.total += 1;
+        Ok(())
+    }
+
+    /// One that was admitted from there leaves.
+    pub fn leave(&mut self, from: Option<IpAddr>) {
+        self.total = self.total.saturating_sub(1);
+        let Some(ip) = from else { return };
+        for source in [Source::host(ip), Source::network(ip)] {
+            match self.sources.get_mut(&source) {
+                Some(count) if *count > 1 => *count -= 1,
+                _ => drop(self.sources.remove(&source)),
+            }
+        }
+    }
+
+    fn count(&self, source: Source) -> usize {
+        self.sources.get(&source).copied().unwrap_or_default()
+    }
+
+    /// How many are here.
+    #[must_use]
+    pub const fn total(&self) -> usize {
+        self.total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission() -> Admission {
+        Admission::new(Limits { total: (5, "total"), per_ip: (2, "ip"), per_prefix: (3, "prefix") })
+    }
+
+    fn ip(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    fn refused(result: Result<(), LimitReached>) -> &'static str {
+        result.unwrap_err().limit
+    }
+
+    #[test]
+    fn an_address_a_network_and_the_whole_have_their_limits() {
+        let mut a = admission();
+        a.enter(ip("192.0.2.1")).unwrap();
+        a.enter(ip("::ffff:192.0.2.1")).unwrap();
+        assert_eq!(refused(a.enter(ip("192.0.2.1"))), "ip");
+        a.enter(ip("192.0.2.2")).unwrap();
+        assert_eq!(refused(a.enter(ip("192.0.2.3"))), "prefix");
+        a.enter(ip("198.51.100.1")).unwrap();
+        a.enter(None).unwrap();
+        assert_eq!(refused(a.enter(ip("203.0.113.1"))), "total");
+    }
+
+    #[test]
+    fn ipv6_is_counted_by_64_and_48_bits() {
+        let mut a = admission();
+        a.enter(ip("2001:db8:0:1::1")).unwrap();
+        a.enter(ip("2001:db8:0:1::2")).unwrap();
+        assert_eq!(refused(a.enter(ip("2001:db8:0:1:ffff::3"))), "ip");
+        a.enter(ip("2001:db8:0:2::1")).unwrap();
+        assert_eq!(refused(a.enter(ip("2001:db8:0:3::1"))), "prefix");
+        a.enter(ip("2001:db8:1::1")).unwrap();
+    }
+
+    #[test]
+    fn who_leaves_makes_room_and_leaves_nothing_behind() {
+        let mut a = admission();
+        for from in [ip("192.0.2.1"), ip("192.0.2.1"), ip("192.0.2.2"), ip("2001:db8::1"), None] {
+            a.enter(from).unwrap();
+        }
+        for from in [ip("192.0.2.1"), ip("192.0.2.2"), None, ip("192.0.2.1"), ip("2001:db8::1")] {
+            a.leave(from);
+        }
+        assert_eq!((a.total(), a.sources.len()), (0, 0));
+        a.enter(ip("192.0.2.1")).unwrap();
+    }
+}

@@ -1,0 +1,329 @@
+//! Who is where, and is it there? What is asked of a rendezvous, answered from its table, its sessions and what other homes
+//! say.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use p2psb_proto::model::presence::{Presence as Answer, PresenceSource, PresenceState};
+use p2psb_proto::model::{PeerId, UnixMillis};
+
+use super::Now;
+use super::members::Members;
+use super::page::{Cursor, Part};
+use super::presence::{Presence, View};
+use super::session::{Sessions, Timing};
+use super::table::{Entry, Table};
+
+/// What encoding adds to a record in an answer, at most: presence, tags and lengths.
+const LOCATED_OVERHEAD: usize = 128;
+
+/// After how long somebody who asked for an unknown peer may ask again.
+pub const UNKNOWN_RETRY: Duration = Duration::from_secs(30);
+
+/// How much may be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Peers with a record or withdrawal, statements of other homes, and peers remembered after they went: each.
+    pub peers: usize,
+    /// Members of the backbone.
+    pub members: usize,
+}
+
+/// No valid record of the peer is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no valid record of {peer} is known in this backbone")]
+pub struct PeerUnknown {
+    /// Who was asked for.
+    pub peer: PeerId,
+}
+
+/// A peer that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// The wire form of its record.
+    pub bytes: Bytes,
+    /// Whether it is there.
+    pub presence: Answer,
+}
+
+/// A page of providers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The peers.
+    pub peers: Vec<Located>,
+    /// Where the next page begins; `None` on the last one.
+    pub next: Option<Cursor>,
+}
+
+/// How large a page may be.
+#[derive(Clone, Copy, Debug)]
+pub struct PageLimits {
+    /// Items.
+    pub items: usize,
+    /// Encoded bytes.
+    pub bytes: usize,
+}
+
+/// A rendezvous of the backbone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownRendezvous {
+    /// The wire form of its record.
+    pub bytes: Bytes,
+    /// Whether there is a link with it, or it is this one.
+    pub connected: bool,
+    /// When it was last heard; when it signed its record, if never.
+    pub last_seen: UnixMillis,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Directory {
+    own: PeerId,
+    /// Records and withdrawals.
+    pub table: Table,
+    /// Peers that are here.
+    pub sessions: Sessions,
+    /// What other homes say.
+    pub presence: Presence,
+    /// Other rendezvous.
+    pub members: Members,
+}
+
+impl Directory {
+    /// Knows nothing yet.
+    #[must_use]
+    pub fn new(own: PeerId, timing: Timing, capacity: Capacity) -> Self {
+        Self {
+            own,
+            table: Table::new(capacity.peers),
+            sessions: Sessions::new(timing, capacity.peers),
+            presence: Presence::new(capacity.peers, timing.suspect_after()),
+            members: Members::new(own, capacity.members),
+        }
+    }
+
+    /// Where is this peer?
+    pub fn locate(&self, peer: &PeerId, now: Now) -> Result<Located, PeerUnknown> {
+        let entry = self.table.valid(peer, now.wall).ok_or(PeerUnknown { peer: *peer })?;
+        Ok(self.located(peer, entry, now))
+    }
+
+    fn located(&self, peer: &PeerId, entry: &Entry, now: Now) -> Located {
+        Located { bytes: entry.bytes().clone(), presence: self.presence_of(peer, entry, now) }
+    }
+
+    /// Which peers provide this service? Those that are online first, each part in the order of ids. Who comes or goes
+    /// between two pages may be missed, or be named twice.
+    #[must_use]
+    pub fn find(&self, service: &str, from: Option<Cursor>, limits: PageLimits, now: Now) -> Page {
+        let part = |part: Part| {
+            let after = match from {
+                Some(cursor) if cursor.part == part => Some(cursor.after),
+                _ => None,
+            };
+            let skipped = part == Part::Online && from.is_some_and(|cursor| cursor.part == Part::Rest);
+            let providers = (!skipped).then(|| self.table.providers(service, after, now.wall));
+            providers.into_iter().flatten().filter_map(move |(peer, entry)| {
+                let online = self.state_of(&peer, now) == PresenceState::Online;
+                (online == (part == Part::Online)).then_some((Cursor { part, after: peer }, entry))
+            })
+        };
+        let mut page = Page { peers: Vec::new(), next: None };
+        let (mut bytes, mut last) = (0, None);
+        for (cursor, entry) in part(Part::Online).chain(part(Part::Rest)) {
+            bytes += entry.bytes().len() + LOCATED_OVERHEAD;
+            if page.peers.len() >= limits.items || (bytes > limits.bytes && !page.peers.is_empty()) {
+                page.next = last;
+                break;
+            }
+            page.peers.push(self.located(&cursor.after, entry, now));
+            last = Some(cursor);
+        }
+        page
+    }
+
+    fn state_of(&self, peer: &PeerId, now: Now) -> PresenceState {
+        self.view(peer, now).map_or(PresenceState::Offline, |view| view.state)
+    }
+
+    fn presence_of(&self, peer: &PeerId, entry: &Entry, now: Now) -> Answer {
+        match self.view(peer, now) {
+            Some(view) => Answer {
+                state: view.state,
+                last_seen: now.wall_at(view.last_seen),
+                as_of: now.wall_at(view.as_of),
+                source: view.source,
+                home: Some(view.home),
+            },
+            None => Answer {
+                state: PresenceState::Offline,
+                last_seen: entry.issued().min(now.wall),
+                as_of: now.wall,
+                source: PresenceSource::Record,
+                home: None,
+            },
+        }
+    }
+
+    /// What is believed of a peer: by its session here, by a link with it, or by the word of another home.
+    fn view(&self, peer: &PeerId, now: Now) -> Option<View> {
+        let here =
+            |state, source, last_seen| View { state, source, last_seen, as_of: now.mono, home: self.own };
+        if *peer == self.own {
+            return Some(here(PresenceState::Online, PresenceSource::Session, now.mono));
+        }
+        let linked = self.members.view(peer).filter(|member| member.linked);
+        let by_link = linked.map(|member| {
+            here(PresenceState::Online, PresenceSource::Session, member.heard.unwrap_or(now.mono))
+        });
+        let by_session = self
+            .sessions
+            .stated(peer, now.mono)
+            .map(|stated| here(stated.state, stated.source, stated.heard));
+        let by_others = self.presence.view(peer, now.mono);
+        [by_link, by_session, by_others].into_iter().flatten().reduce(View::better)
+    }
+
+    /// Every rendezvous of the backbone with a valid record, this one first, then those with a link.
+    #[must_use]
+    pub fn rendezvous(&self, now: Now) -> Vec<KnownRendezvous> {
+        let known = |peer: &PeerId, connected, heard: Option<_>| {
+            let entry = self.table.valid(peer, now.wall)?;
+            let last_seen = heard.map_or_else(|| entry.issued().min(now.wall), |at| now.wall_at(at));
+            Some(KnownRendezvous { bytes: entry.bytes().clone(), connected, last_seen })
+        };
+        let own = known(&self.own, true, Some(now.mono)).into_iter();
+        let others = self.members.all().into_iter();
+        own.chain(others.filter_map(|member| known(&member.peer, member.linked, member.heard))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use p2psb_proto::model::PeerStatement;
+
+    use super::*;
+    use crate::core::members::DialedBy;
+    use crate::core::presence::Statement;
+    use crate::core::session::Ending;
+    use crate::core::testing::{T0, Time, item, peer, record, withdrawal};
+
+    const OWN: u8 = 200;
+    const MEMBER: u8 = 201;
+
+    const LARGE: PageLimits = PageLimits { items: 100, bytes: 1_000_000 };
+
+    fn directory() -> Directory {
+        let timing = Timing { heartbeat: Duration::from_secs(30), registration: Duration::from_secs(300) };
+        Directory::new(peer(OWN), timing, Capacity { peers: 1000, members: 10 })
+    }
+
+    fn know(directory: &mut Directory, statement: &PeerStatement) {
+        directory.table.offer(item(statement), T0).unwrap();
+    }
+
+    #[test]
+    fn a_peer_of_whom_only_the_record_is_known_is_offline_by_its_record() {
+        let (mut d, t) = (directory(), Time::start());
+        know(&mut d, &record(1, 1, &[]));
+        let found = d.locate(&peer(1), t.at(60)).unwrap().presence;
+        assert_eq!((found.state, found.source), (PresenceState::Offline, PresenceSource::Record));
+        assert_eq!((found.last_seen, found.home), (T0, None));
+        assert_eq!(found.as_of, t.at(60).wall);
+        assert_eq!(d.locate(&peer(2), t.at(0)), Err(PeerUnknown { peer: peer(2) }));
+    }
+
+    #[test]
+    fn a_withdrawn_or_expired_peer_is_unknown() {
+        let (mut d, t) = (directory(), Time::start());
+        know(&mut d, &record(1, 1, &[]));
+        assert!(d.locate(&peer(1), t.at(3599)).is_ok());
+        assert!(d.locate(&peer(1), t.at(3600)).is_err());
+        know(&mut d, &withdrawal(1, 2));
+        assert!(d.locate(&peer(1), t.at(0)).is_err());
+    }
+
+    #[test]
+    fn a_session_here_outweighs_what_another_home_says() {
+        let (mut d, t) = (directory(), Time::start());
+        know(&mut d, &record(1, 1, &[]));
+        let now = t.at(0);
+        d.presence.begin(peer(MEMBER), now.mono);
+        let said = Statement {
+            session_seq: 1,
+            state: PresenceState::Suspect,
+            source: PresenceSource::Session,
+            heard: now.mono,
+            until: None,
+        };
+        d.presence.state(peer(MEMBER), peer(1), said);
+        let opened = d.sessions.open(peer(1), 2, Bytes::new(), now.mono).unwrap();
+        let found = d.locate(&peer(1), t.at(1)).unwrap().presence;
+        assert_eq!((found.state, found.home), (PresenceState::Online, Some(peer(OWN))));
+        d.sessions.close(peer(1), opened.ticket, Ending::Clean, now.mono);
+        let found = d.locate(&peer(1), t.at(1)).unwrap().presence;
+        assert_eq!((found.state, found.home), (PresenceState::Suspect, Some(peer(MEMBER))));
+    }
+
+    #[test]
+    fn providers_that_are_online_come_first_and_pages_follow_one_another() {
+        let (mut d, t) = (directory(), Time::start());
+        let now = t.at(0);
+        for n in 1..=9 {
+            know(&mut d, &record(n, 1, &["chat"]));
+        }
+        for n in [3, 5, 8] {
+            d.sessions.open(peer(n), 1, Bytes::new(), now.mono).unwrap();
+        }
+        let whole = d.find("chat", None, LARGE, now);
+        assert_eq!((whole.peers.len(), whole.next), (9, None));
+        assert!(whole.peers[..3].iter().all(|p| p.presence.state == PresenceState::Online));
+        for items in [1, 2, 3, 4, 9] {
+            let (mut paged, mut cursor) = (Vec::new(), None);
+            loop {
+                let page = d.find("chat", cursor, PageLimits { items, ..LARGE }, now);
+                assert!((1..=items).contains(&page.peers.len()));
+                paged.extend(page.peers);
+                cursor = page.next;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(paged, whole.peers, "pages of {items}");
+        }
+        assert!(d.find("other", None, LARGE, now).peers.is_empty());
+    }
+
+    #[test]
+    fn a_page_is_cut_where_it_would_be_too_large() {
+        let (mut d, t) = (directory(), Time::start());
+        for n in 1..=4 {
+            know(&mut d, &record(n, 1, &["chat"]));
+        }
+        let size = d.locate(&peer(1), t.at(0)).unwrap().bytes.len() + LOCATED_OVERHEAD;
+        let page = d.find("chat", None, PageLimits { items: 9, bytes: 2 * size + 8 }, t.at(0));
+        assert_eq!((page.peers.len(), page.next.is_some()), (2, true));
+        let page = d.find("chat", None, PageLimits { items: 9, bytes: 1 }, t.at(0));
+        assert_eq!(page.peers.len(), 1, "never an empty page");
+    }
+
+    #[test]
+    fn rendezvous_are_listed_with_this_one_first() {
+        let (mut d, t) = (directory(), Time::start());
+        for n in [OWN, MEMBER, 202, 203] {
+            know(&mut d, &record(n, 1, &[]));
+        }
+        let ticket = d.members.link(peer(MEMBER), DialedBy::Us, 1, t.at(10).mono).unwrap().ticket;
+        d.members.name(peer(202), t.at(0).mono);
+        d.members.name(peer(204), t.at(0).mono);
+        let own = d.locate(&peer(OWN), t.at(20)).unwrap();
+        let list = d.rendezvous(t.at(20));
+        assert_eq!(list.len(), 3, "203 is no member, of 204 no record is known");
+        assert_eq!((&list[0].bytes, list[0].connected), (&own.bytes, true));
+        assert_eq!((list[1].connected, list[1].last_seen), (true, t.at(10).wall));
+        assert_eq!((list[2].connected, list[2].last_seen), (false, T0));
+        assert_eq!(d.locate(&peer(MEMBER), t.at(20)).unwrap().presence.state, PresenceState::Online);
+        d.members.unlink(&peer(MEMBER), ticket);
+        assert_eq!(d.locate(&peer(MEMBER), t.at(20)).unwrap().presence.state, PresenceState::Offline);
+    }
+}

@@ -1,0 +1,53 @@
+//! What a rendezvous knows and decides. Pure: time and chance are arguments, nothing here does I/O, and nothing here has
+//! seen a wire type.
+//!
+//! - [`table`]: the newest statement of each peer, and who offers which service.
+//! - [`session`]: the peers that are here; [`presence`]: what other homes say of theirs.
+//! - [`directory`]: the three together: who is where, and is it there?
+//! - [`challenge`], [`admission`]: what a newcomer must answer, and how many there may be.
+//! - [`members`], [`placement`], [`outbox`]: the backbone: who is in it, who is told what, and what is still to be told.
+//! - [`own`]: this server's own record. [`page`]: how a long answer is continued.
+
+use std::time::Instant;
+
+use p2psb_proto::model::UnixMillis;
+
+pub mod admission;
+pub mod challenge;
+pub mod directory;
+pub mod members;
+pub mod outbox;
+pub mod own;
+pub mod page;
+pub mod placement;
+pub mod presence;
+pub mod session;
+pub mod table;
+#[cfg(test)]
+pub(crate) mod testing;
+
+/// One moment on both clocks: what is signed counts by the wall, what is waited for by the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// For deadlines and ages.
+    pub mono: Instant,
+    /// For what is signed or shown.
+    pub wall: UnixMillis,
+}
+
+impl Now {
+    /// What the wall showed, or will show, at `at`.
+    #[must_use]
+    pub fn wall_at(&self, at: Instant) -> UnixMillis {
+        match at.checked_duration_since(self.mono) {
+            Some(ahead) => self.wall.plus(ahead),
+            None => self.wall.minus(self.mono.duration_since(at)),
+        }
+    }
+
+    /// How long ago `at` was; zero if it is to come.
+    #[must_use]
+    pub fn age(&self, at: Instant) -> std::time::Duration {
+        self.mono.saturating_duration_since(at)
+    }
+}

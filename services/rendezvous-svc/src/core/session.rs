@@ -1,0 +1,590 @@
+//! The peers that are here: live sessions, lost ones, and unary registrations.
+//!
+//! Invariants:
+//! - A peer has one entry at most, and of two sessions the one with the higher `session_seq` holds it; whoever speaks for
+//!   another ticket is not heard.
+//! - What is said of a peer follows from its entry and the time alone; nobody has to act for a silent peer to become
+//!   SUSPECT and then OFFLINE.
+//! - Every entry has exactly one place in the row of deadlines: where its next change may be noticed at the earliest.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use p2psb_proto::model::PeerId;
+use p2psb_proto::model::limits::RECORD_LIFETIME;
+use p2psb_proto::model::presence::{PresenceSource, PresenceState};
+
+/// How long a peer that went is remembered with the time it was last seen: no record of it lives longer.
+pub const REMEMBERED: Duration = RECORD_LIFETIME;
+
+/// The durations of sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// How often a peer must be heard.
+    pub heartbeat: Duration,
+    /// How long a unary registration counts.
+    pub registration: Duration,
+}
+
+impl Timing {
+    /// Silence for so long makes a peer SUSPECT: 2.5 heartbeats.
+    #[must_use]
+    pub fn suspect_after(&self) -> Duration {
+        self.heartbeat * 5 / 2
+    }
+
+    /// A peer is SUSPECT for so long before it is OFFLINE: one heartbeat.
+    #[must_use]
+    pub const fn suspected_for(&self) -> Duration {
+        self.heartbeat
+    }
+}
+
+/// Names one opening of a session or registration, so that an old one can't speak for a newer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+/// The peer has a newer session here, or the same one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("session {offered} is not newer than session {current}, which is open")]
+pub struct NotNewer {
+    /// Of the newcomer.
+    pub offered: u64,
+    /// Of the session that is open.
+    pub current: u64,
+}
+
+/// A session was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Of the new one.
+    pub ticket: Ticket,
+    /// Of a live one that it replaced, and whose stream must be told.
+    pub replaced: Option<Ticket>,
+    /// A registration ended with this.
+    pub freed: Option<Freed>,
+}
+
+/// A registration that had been admitted ended; it had come from here, if that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Freed(pub Option<IpAddr>);
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The peer said goodbye, or closed the stream: OFFLINE at once.
+    Clean,
+    /// The stream broke, or this server goes: SUSPECT for a while.
+    Lost,
+    /// The peer was silent for so long that it is OFFLINE anyway.
+    Silent,
+}
+
+/// What this server says of a peer that is, or was, here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stated {
+    /// Which session.
+    pub session_seq: u64,
+    /// What is the case.
+    pub state: PresenceState,
+    /// What it rests on.
+    pub source: PresenceSource,
+    /// When the peer was last heard.
+    pub heard: Instant,
+    /// Until when a registration holds.
+    pub until: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Live,
+    Lost { at: Instant },
+    Ended,
+    Registered { until: Instant, from: Option<IpAddr> },
+}
+
+#[derive(Debug)]
+struct Entry {
+    ticket: Ticket,
+    session_seq: u64,
+    phase: Phase,
+    heard: Instant,
+    proof: Bytes,
+    /// In the row of deadlines.
+    due: Instant,
+    /// What the rest of the backbone was told last.
+    told: PresenceState,
+}
+
+impl Entry {
+    fn state(&self, timing: &Timing, now: Instant) -> PresenceState {
+        let suspect_at = match self.phase {
+            Phase::Ended => return PresenceState::Offline,
+            Phase::Registered { until, .. } if until <= now => return PresenceState::Offline,
+            Phase::Registered { .. } => return PresenceState::Online,
+            Phase::Live => self.heard + timing.suspect_after(),
+            Phase::Lost { at } => at,
+        };
+        if now < suspect_at {
+            PresenceState::Online
+        } else if now < suspect_at + timing.suspected_for() {
+            PresenceState::Suspect
+        } else {
+            PresenceState::Offline
+        }
+    }
+
+    /// When its state may change next; for one that is OFFLINE, when it is forgotten.
+    fn next_change(&self, timing: &Timing, now: Instant) -> Instant {
+        let suspect_at = match self.phase {
+            Phase::Live => self.heard + timing.suspect_after(),
+            Phase::Lost { at } => at,
+            Phase::Registered { until, .. } if until > now => return until,
+            Phase::Registered { .. } | Phase::Ended => return self.heard + REMEMBERED,
+        };
+        let offline_at = suspect_at + timing.suspected_for();
+        if now < suspect_at {
+            suspect_at
+        } else if now < offline_at {
+            offline_at
+        } else {
+            self.heard.max(offline_at) + REMEMBERED
+        }
+    }
+
+    const fn source(&self) -> PresenceSource {
+        match self.phase {
+            Phase::Registered { .. } => PresenceSource::Registration,
+            Phase::Live | Phase::Lost { .. } | Phase::Ended => PresenceSource::Session,
+        }
+    }
+}
+
+/// What the passing of time has changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// Peers of whom something else is to be said now.
+    pub changed: Vec<PeerId>,
+    /// Registrations that ended.
+    pub freed: Vec<Freed>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Sessions {
+    entries: HashMap<PeerId, Entry>,
+    deadlines: BTreeSet<(Instant, PeerId)>,
+    timing: Timing,
+    /// How many peers that went are remembered.
+    remembered_limit: usize,
+    next_ticket: u64,
+}
+
+impl Sessions {
+    /// None yet.
+    #[must_use]
+    pub fn new(timing: Timing, remembered_limit: usize) -> Self {
+        Self { entries: HashMap::new(), deadlines: BTreeSet::new(), timing, remembered_limit, next_ticket: 0 }
+    }
+
+    /// The durations.
+    #[must_use]
+    pub const fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
+    /// Whether a session could be opened.
+    pub fn may_open(&self, peer: &PeerId, session_seq: u64, now: Instant) -> Result<(), NotNewer> {
+        match self.entries.get(peer) {
+            Some(entry)
+                if entry.source() == PresenceSource::Session
+                    && entry.state(&self.timing, now) != PresenceState::Offline
+                    && entry.session_seq >= session_seq =>
+            {
+                Err(NotNewer { offered: session_seq, current: entry.session_seq })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens a session whose proof was verified; `proof` is what convinces others.
+    pub fn open(
+        &mut self,
+        peer: PeerId,
+        session_seq: u64,
+        proof: Bytes,
+        now: Instant,
+    ) -> Result<Opened, NotNewer> {
+        self.may_open(&peer, session_seq, now)?;
+        let before = self.entries.get(&peer).map(|entry| (entry.phase, entry.ticket));
+        let ticket = self.put_in(peer, session_seq, Phase::Live, proof, now);
+        let (mut replaced, mut freed) = (None, None);
+        match before {
+            Some((Phase::Live, ticket)) => replaced = Some(ticket),
+            Some((Phase::Registered { from, .. }, _)) => freed = Some(Freed(from)),
+            Some((Phase::Lost { .. } | Phase::Ended, _)) | None => {}
+        }
+        Ok(Opened { ticket, replaced, freed })
+    }
+
+    /// Lists a peer by a unary registration. A live session stays what it is, and says more.
+    ///
+    /// Returns whether this is a registration that was not there before, which has to be admitted, and counts until
+    /// [`Due::freed`], [`Opened::freed`] or `unregister` says that it ended.
+    pub fn register(
+        &mut self,
+        peer: PeerId,
+        seq: u64,
+        proof: Bytes,
+        from: Option<IpAddr>,
+        now: Instant,
+    ) -> bool {
+        let until = now + self.timing.registration;
+        let phase = self.entries.get(&peer).map(|entry| entry.phase);
+        match phase {
+            Some(Phase::Live) => {
+                self.heard(&peer, now);
+                false
+            }
+            Some(Phase::Registered { from, .. }) => {
+                self.put_in(peer, seq, Phase::Registered { until, from }, proof, now);
+                false
+            }
+            Some(Phase::Lost { .. } | Phase::Ended) | None => {
+                self.put_in(peer, seq, Phase::Registered { until, from }, proof, now);
+                true
+            }
+        }
+    }
+
+    /// Whether `register` would have to be admitted.
+    #[must_use]
+    pub fn registers_anew(&self, peer: &PeerId) -> bool {
+        let phase = self.entries.get(peer).map(|entry| entry.phase);
+        !matches!(phase, Some(Phase::Live | Phase::Registered { .. }))
+    }
+
+    /// When the peer registered last, if it is listed by a registration.
+    #[must_use]
+    pub fn registered_at(&self, peer: &PeerId) -> Option<Instant> {
+        let entry = self.entries.get(peer)?;
+        matches!(entry.phase, Phase::Registered { .. }).then_some(entry.heard)
+    }
+
+    /// Ends a registration, not a session.
+    pub fn unregister(&mut self, peer: &PeerId, now: Instant) -> Option<Freed> {
+        let entry = self.entries.get_mut(peer)?;
+        let Phase::Registered { from, .. } = entry.phase else { return None };
+        entry.heard = now;
+        self.end(*peer, Phase::Ended, now);
+        Some(Freed(from))
+    }
+
+    fn put_in(&mut self, peer: PeerId, session_seq: u64, phase: Phase, proof: Bytes, now: Instant) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        let mut entry =
+            Entry { ticket, session_seq, phase, heard: now, proof, due: now, told: PresenceState::Online };
+        entry.due = entry.next_change(&self.timing, now);
+        if let Some(old) = self.entries.get(&peer) {
+            self.deadlines.remove(&(old.due, peer));
+        }
+        self.deadlines.insert((entry.due, peer));
+        self.entries.insert(peer, entry);
+        ticket
+    }
+
+    fn live(&mut self, peer: &PeerId, ticket: Ticket) -> Option<&mut Entry> {
+        self.entries.get_mut(peer).filter(|entry| entry.ticket == ticket && entry.phase == Phase::Live)
+    }
+
+    fn heard(&mut self, peer: &PeerId, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(peer) {
+            entry.heard = now;
+        }
+    }
+
+    /// The peer was heard in a session. Returns whether that is news: it had been SUSPECT.
+    pub fn beat(&mut self, peer: &PeerId, ticket: Ticket, now: Instant) -> bool {
+        let Some(entry) = self.live(peer, ticket) else { return false };
+        // The deadline stays where it is: what pops too early is put back.
+        entry.heard = now;
+        if entry.told == PresenceState::Online {
+            return false;
+        }
+        entry.told = PresenceState::Online;
+        let (before, due) = (entry.due, now + self.timing.suspect_after());
+        if let Some(entry) = self.entries.get_mut(peer) {
+            entry.due = due;
+        }
+        self.deadlines.remove(&(before, *peer));
+        self.deadlines.insert((due, *peer));
+        true
+    }
+
+    /// A session ended. Returns whether it was the peer's current one.
+    pub fn close(&mut self, peer: PeerId, ticket: Ticket, ending: Ending, now: Instant) -> bool {
+        if self.live(&peer, ticket).is_none() {
+            return false;
+        }
+        let phase = match ending {
+            Ending::Clean | Ending::Silent => Phase::Ended,
+            Ending::Lost => Phase::Lost { at: now },
+        };
+        if ending == Ending::Clean {
+            self.heard(&peer, now);
+        }
+        self.end(peer, phase, now);
+        true
+    }
+
+    fn end(&mut self, peer: PeerId, phase: Phase, now: Instant) {
+        let full = self.entries.len() > self.remembered_limit;
+        let Some(entry) = self.entries.get_mut(&peer) else { return };
+        self.deadlines.remove(&(entry.due, peer));
+        if full && phase == Phase::Ended {
+            self.entries.remove(&peer);
+            return;
+        }
+        entry.phase = phase;
+        entry.due = entry.next_change(&self.timing, now);
+        entry.told = entry.state(&self.timing, now);
+        self.deadlines.insert((entry.due, peer));
+    }
+
+    /// When [`Self::due`] has something to do next.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Notices what time has changed, for at most `most` peers.
+    pub fn due(&mut self, now: Instant, most: usize) -> Due {
+        let mut due = Due::default();
+        for _ in 0..most {
+            let Some((at, peer)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) else {
+                break;
+            };
+            self.deadlines.remove(&(at, peer));
+            let Some(entry) = self.entries.get_mut(&peer) else { continue };
+            let state = entry.state(&self.timing, now);
+            if state == PresenceState::Offline && entry.told == PresenceState::Offline {
+                self.entries.remove(&peer);
+                continue;
+            }
+            if state != entry.told {
+                entry.told = state;
+                due.changed.push(peer);
+            }
+            if let (Phase::Registered { from, .. }, PresenceState::Offline) = (entry.phase, state) {
+                entry.phase = Phase::Ended;
+                due.freed.push(Freed(from));
+            }
+            entry.due = entry.next_change(&self.timing, now);
+            self.deadlines.insert((entry.due, peer));
+        }
+        due
+    }
+
+    /// What is to be said of a peer.
+    #[must_use]
+    pub fn stated(&self, peer: &PeerId, now: Instant) -> Option<Stated> {
+        let entry = self.entries.get(peer)?;
+        let until = match entry.phase {
+            Phase::Registered { until, .. } => Some(until),
+            Phase::Live | Phase::Lost { .. } | Phase::Ended => None,
+        };
+        Some(Stated {
+            session_seq: entry.session_seq,
+            state: entry.state(&self.timing, now),
+            source: entry.source(),
+            heard: entry.heard,
+            until,
+        })
+    }
+
+    /// What convinces others of a peer's session or registration.
+    #[must_use]
+    pub fn proof(&self, peer: &PeerId) -> Option<&Bytes> {
+        self.entries.get(peer).map(|entry| &entry.proof)
+    }
+
+    /// Every peer that is not OFFLINE.
+    pub fn present(&self, now: Instant) -> impl Iterator<Item = PeerId> {
+        self.entries
+            .iter()
+            .filter(move |(_, entry)| entry.state(&self.timing, now) != PresenceState::Offline)
+            .map(|(peer, _)| *peer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::testing::{Time, peer};
+
+    const TIMING: Timing =
+        Timing { heartbeat: Duration::from_secs(30), registration: Duration::from_secs(300) };
+
+    fn sessions() -> Sessions {
+        Sessions::new(TIMING, 100)
+    }
+
+    fn state(sessions: &Sessions, at: Instant) -> PresenceState {
+        sessions.stated(&peer(1), at).unwrap().state
+    }
+
+    fn open(sessions: &mut Sessions, seq: u64, at: Instant) -> Opened {
+        sessions.open(peer(1), seq, Bytes::new(), at).unwrap()
+    }
+
+    #[test]
+    fn a_silent_peer_is_suspect_after_two_and_a_half_heartbeats_and_offline_one_later() {
+        let (mut s, t) = (sessions(), Time::start());
+        let at = |seconds| t.at(seconds).mono;
+        open(&mut s, 1, at(0));
+        assert_eq!(state(&s, at(74)), PresenceState::Online);
+        assert_eq!(state(&s, at(75)), PresenceState::Suspect);
+        assert_eq!(state(&s, at(104)), PresenceState::Suspect);
+        assert_eq!(state(&s, at(105)), PresenceState::Offline);
+        assert_eq!(s.next_deadline(), Some(at(75)));
+        assert_eq!(s.due(at(75), 10).changed, [peer(1)]);
+        assert_eq!(s.due(at(104), 10), Due::default());
+        assert_eq!(s.due(at(105), 10).changed, [peer(1)]);
+    }
+
+    #[test]
+    fn a_heartbeat_keeps_a_peer_online_and_brings_a_suspect_one_back() {
+        let (mut s, t) = (sessions(), Time::start());
+        let at = |seconds| t.at(seconds).mono;
+        let ticket = open(&mut s, 1, at(0)).ticket;
+        assert!(!s.beat(&peer(1), ticket, at(70)));
+        assert_eq!(s.due(at(75), 10), Due::default(), "the early deadline was put back");
+        assert_eq!(s.next_deadline(), Some(at(145)));
+        assert_eq!(s.due(at(150), 10).changed, [peer(1)]);
+        assert!(s.beat(&peer(1), ticket, at(151)), "that is news");
+        assert_eq!(state(&s, at(151)), PresenceState::Online);
+    }
+
+    #[test]
+    fn a_clean_close_is_offline_at_once_and_a_lost_stream_suspect_first() {
+        let (mut s, t) = (sessions(), Time::start());
+        let at = |seconds| t.at(seconds).mono;
+        let ticket = open(&mut s, 1, at(0)).ticket;
+        assert!(s.close(peer(1), ticket, Ending::Clean, at(10)));
+        let stated = s.stated(&peer(1), at(10)).unwrap();
+        assert_eq!((stated.state, stated.heard), (PresenceState::Offline, at(10)));
+
+        let ticket = open(&mut s, 2, at(20)).ticket;
+        assert!(s.close(peer(1), ticket, Ending::Lost, at(25)));
+        assert!(!s.close(peer(1), ticket, Ending::Clean, at(26)), "it had ended");
+        assert_eq!(state(&s, at(25)), PresenceState::Suspect);
+        assert_eq!(s.due(at(54), 10), Due::default());
+        assert_eq!(s.due(at(55), 10).changed, [peer(1)]);
+        assert_eq!(state(&s, at(55)), PresenceState::Offline);
+    }
+
+    #[test]
+    fn the_session_with_the_higher_seq_wins() {
+        let (mut s, t) = (sessions(), Time::start());
+        let now = t.at(0).mono;
+        let first = open(&mut s, 5, now);
+        assert_eq!(
+            s.open(peer(1), 5, Bytes::new(), now),
+            Err(NotNewer { offered: 5, current: 5 }),
+            "a replayed hello"
+        );
+        let second = open(&mut s, 6, now);
+        assert_eq!(second.replaced, Some(first.ticket));
+        assert!(!s.close(peer(1), first.ticket, Ending::Clean, now), "the old one does not speak any more");
+        assert_eq!(state(&s, now), PresenceState::Online);
+    }
+
+    #[test]
+    fn after_the_end_any_seq_may_come() {
+        let (mut s, t) = (sessions(), Time::start());
+        let now = t.at(0).mono;
+        let ticket = open(&mut s, 5, now).ticket;
+        s.close(peer(1), ticket, Ending::Clean, now);
+        assert_eq!(open(&mut s, 3, now).replaced, None);
+    }
+
+    #[test]
+    fn a_registration_counts_until_its_end_and_frees_its_source() {
+        let (mut s, t) = (sessions(), Time::start());
+        let at = |seconds| t.at(seconds).mono;
+        let from = Some(IpAddr::from([192, 0, 2, 1]));
+        assert!(s.registers_anew(&peer(1)));
+        assert!(s.register(peer(1), 1, Bytes::new(), from, at(0)));
+        assert!(!s.register(peer(1), 2, Bytes::new(), from, at(100)), "renewing is no second one");
+        let stated = s.stated(&peer(1), at(399)).unwrap();
+        assert_eq!((stated.state, stated.source), (PresenceState::Online, PresenceSource::Registration));
+        assert_eq!(s.due(at(399), 10), Due::default());
+        let due = s.due(at(400), 10);
+        assert_eq!((due.changed, due.freed), (vec![peer(1)], vec![Freed(from)]));
+        assert_eq!(state(&s, at(400)), PresenceState::Offline);
+    }
+
+    #[test]
+    fn a_session_takes_the_place_of_a_registration_and_keeps_it() {
+        let (mut s, t) = (sessions(), Time::start());
+        let now = t.at(0).mono;
+        let from = Some(IpAddr::from([192, 0, 2, 1]));
+        s.register(peer(1), 9, Bytes::new(), from, now);
+        assert_eq!(open(&mut s, 3, now).freed, Some(Freed(from)));
+        assert!(!s.register(peer(1), 10, Bytes::new(), from, now));
+        assert_eq!(s.stated(&peer(1), now).unwrap().source, PresenceSource::Session);
+        assert_eq!(s.unregister(&peer(1), now), None, "a session is not ended by a call");
+        assert_eq!(state(&s, now), PresenceState::Online);
+    }
+
+    #[test]
+    fn a_peer_that_went_is_remembered_for_a_while_and_then_forgotten() {
+        let (mut s, t) = (sessions(), Time::start());
+        let ticket = open(&mut s, 1, t.at(0).mono).ticket;
+        s.close(peer(1), ticket, Ending::Clean, t.at(10).mono);
+        let end = t.at(10).mono + REMEMBERED;
+        assert_eq!(s.due(end - Duration::from_secs(1), 10), Due::default());
+        assert!(s.stated(&peer(1), end).is_some());
+        assert_eq!(s.due(end, 10), Due::default());
+        assert!(s.stated(&peer(1), end).is_none());
+        assert!(s.deadlines.is_empty());
+    }
+
+    #[test]
+    fn no_more_than_the_limit_are_remembered() {
+        let (mut s, now) = (Sessions::new(TIMING, 2), Time::start().at(0).mono);
+        for n in 1..=5 {
+            let ticket = s.open(peer(n), 1, Bytes::new(), now).unwrap().ticket;
+            s.close(peer(n), ticket, Ending::Clean, now);
+        }
+        assert_eq!((s.entries.len(), s.deadlines.len()), (2, 2));
+    }
+
+    #[test]
+    fn every_entry_has_one_deadline_after_any_history() {
+        let (mut s, t) = (sessions(), Time::start());
+        let mut rng = fastrand::Rng::with_seed(3);
+        let mut tickets = HashMap::new();
+        for step in 0..5_000_u64 {
+            let now = t.at(step).mono;
+            let who = peer(rng.u8(1..8));
+            match (rng.u8(0..6), tickets.get(&who).copied()) {
+                (0, _) => {
+                    if let Ok(opened) = s.open(who, step, Bytes::new(), now) {
+                        tickets.insert(who, opened.ticket);
+                    }
+                }
+                (1, Some(ticket)) => drop(s.close(who, ticket, Ending::Clean, now)),
+                (2, Some(ticket)) => drop(s.close(who, ticket, Ending::Lost, now)),
+                (3, Some(ticket)) => drop(s.beat(&who, ticket, now)),
+                (4, _) => drop(s.register(who, step, Bytes::new(), None, now)),
+                _ => drop(s.due(now, 3)),
+            }
+            assert_eq!(s.entries.len(), s.deadlines.len());
+            assert!(s.entries.iter().all(|(peer, entry)| s.deadlines.contains(&(entry.due, *peer))));
+        }
+    }
+}

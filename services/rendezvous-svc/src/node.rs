@@ -1,0 +1,104 @@
+//! What all parts of a running server share.
+//!
+//! Locks: the directory is taken before the hub's list of links, never the other way round; no lock is held across an await.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use p2psb_client::{ConnectInfo, Identity};
+use p2psb_proto::error::{Failure, Reason};
+use p2psb_proto::model::hello::Hello;
+use p2psb_proto::model::proof::{ChannelBinding, Nonce};
+use p2psb_proto::model::{Address, AddressKind, NetworkId, PeerId, Transport, UnixMillis};
+use p2psb_proto::wire::common::v1 as common;
+use p2psb_runtime::{Clock, Drain};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::backbone::hub::Hub;
+use crate::backbone::trust::Trust;
+use crate::core::Now;
+use crate::core::admission::Admission;
+use crate::core::challenge::Challenges;
+use crate::core::directory::Directory;
+use crate::core::session::Ticket;
+use crate::own_record::OwnSigner;
+
+/// Program and version, as every hello says it.
+pub(crate) const SOFTWARE: &str = concat!("rendezvous-svc/", env!("CARGO_PKG_VERSION"));
+
+/// The shared state.
+pub(crate) struct Node {
+    pub(crate) id: PeerId,
+    pub(crate) network: NetworkId,
+    pub(crate) identity: Identity,
+    pub(crate) clock: Clock,
+    /// A proxy hides who calls.
+    pub(crate) behind_proxy: bool,
+    pub(crate) directory: RwLock<Directory>,
+    /// How many sessions, and from where.
+    pub(crate) sessions: Mutex<Admission>,
+    /// How many unary registrations, and from where.
+    pub(crate) registrations: Mutex<Admission>,
+    pub(crate) challenges: Challenges,
+    /// The streams of live sessions, to be told that they are replaced.
+    pub(crate) streams: Mutex<HashMap<Ticket, CancellationToken>>,
+    pub(crate) hub: Hub,
+    /// Who may bridge; `None`: nobody.
+    pub(crate) trust: Option<Trust>,
+    pub(crate) own: OwnSigner,
+    /// Somebody holds a newer record of this server than it signed in this life.
+    pub(crate) sign_anew: Notify,
+    pub(crate) drain: Drain,
+}
+
+impl Node {
+    /// The moment it is.
+    pub(crate) fn now(&self) -> Now {
+        Now { mono: self.clock.now(), wall: UnixMillis(self.clock.unix_millis()) }
+    }
+
+    /// This server's hello.
+    pub(crate) fn hello(&self) -> common::Hello {
+        Hello::own(self.network, self.id, SOFTWARE, self.now().wall)
+    }
+}
+
+/// Who calls, as far as the connection tells.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    /// Where from; unknown behind a proxy.
+    pub(crate) addr: Option<SocketAddr>,
+    /// What proofs on the connection are bound to.
+    pub(crate) binding: ChannelBinding,
+}
+
+impl Caller {
+    /// Of a request.
+    pub(crate) fn of<T>(request: &tonic::Request<T>, node: &Node) -> Result<Self, Failure> {
+        let info = request.extensions().get::<ConnectInfo>().ok_or_else(|| {
+            Failure::new(Reason::Internal, "the listener does not tell where a call comes from")
+        })?;
+        let addr = (!node.behind_proxy).then_some(info.remote_addr);
+        Ok(Self { addr, binding: info.binding })
+    }
+
+    /// The IP address.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        self.addr.map(|addr| addr.ip())
+    }
+
+    /// The address for the peer's record. Peers speak TLS whatever this server does.
+    pub(crate) fn observed(&self) -> Option<common::Address> {
+        self.addr.map(|addr| Address::ip(addr, Transport::Tls, AddressKind::Observed).to_wire())
+    }
+}
+
+/// 32 random bytes.
+pub(crate) fn random() -> Result<Nonce, Failure> {
+    let mut bytes = Nonce::default();
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Failure::new(Reason::Internal, format!("no randomness from the system: {error}")))?;
+    Ok(bytes)
+}

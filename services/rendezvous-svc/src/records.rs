@@ -1,0 +1,107 @@
+//! Statements on their way in: verified outside every lock, then put into the table, then told to the backbone.
+
+use std::time::Duration;
+
+use p2psb_proto::error::Failure;
+use p2psb_proto::model::{PeerId, PeerRecord, PeerStatement, RecordError, Signed};
+use p2psb_proto::wire::common::v1::SignedRecord;
+use prost::Message as _;
+
+use crate::convert;
+use crate::core::table::{Merged, TableError};
+use crate::node::Node;
+
+/// A peer changes its record at most this often.
+pub(crate) const CHANGE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A peer changes its record too often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a peer may change its record once a second; try again in {retry_after:?}")]
+pub(crate) struct TooOften {
+    pub(crate) retry_after: Duration,
+}
+
+impl Node {
+    /// Verifies a statement, and that it counts here and now.
+    pub(crate) fn verify(&self, record: SignedRecord) -> Result<PeerStatement, RecordError> {
+        let statement = PeerStatement::verify(record)?;
+        statement.check(&self.network, self.now().wall)?;
+        Ok(statement)
+    }
+
+    /// Takes a verified statement from its peer.
+    pub(crate) fn offer(&self, statement: &PeerStatement) -> Result<Merged, TableError> {
+        let item = convert::item(statement);
+        let merged = self.directory.write().table.offer(item, self.now().wall);
+        self.account(&statement.peer_id(), None, &merged);
+        merged
+    }
+
+    /// Takes a record from a member, unless it is known; it need not be that member's own.
+    pub(crate) fn merge(&self, record: SignedRecord, from: Option<PeerId>) -> Result<Merged, Failure> {
+        let encoded = record.encode_to_vec();
+        let claimed = <[u8; 32]>::try_from(record.key.as_ref()).ok();
+        if let Some(key) = claimed {
+            let peer = PeerId::new(p2psb_proto::model::PublicKey::from_bytes(key));
+            if self.directory.read().table.holds(&peer, &encoded) {
+                return Ok(Merged::Known);
+            }
+        }
+        let statement = self.verify(record)?;
+        let peer = statement.peer_id();
+        let merged = self.directory.write().table.merge(convert::item(&statement), self.now().wall);
+        self.account(&peer, from.as_ref(), &merged);
+        if peer == self.id && merged == Ok(Merged::Changed) {
+            self.sign_anew.notify_one();
+        }
+        Ok(merged?)
+    }
+
+    /// Counts what became of a statement, and tells the backbone of a change.
+    pub(crate) fn account(&self, peer: &PeerId, from: Option<&PeerId>, merged: &Result<Merged, TableError>) {
+        let outcome = match merged {
+            Ok(Merged::Changed) => "changed",
+            Ok(Merged::Known) => "known",
+            Err(TableError::Stale { .. }) => "stale",
+            Err(TableError::Expired { .. }) => "expired",
+            Err(TableError::Full { .. }) => "full",
+            Err(TableError::Equivocation { .. }) => {
+                tracing::warn!(%peer, "a key signed two records with one seq");
+                "equivocation"
+            }
+        };
+        metrics::counter!("rendezvous_records_total", "outcome" => outcome).increment(1);
+        if *merged == Ok(Merged::Changed) {
+            self.hub.record(*peer, from);
+        }
+    }
+}
+
+/// The record in a statement that must be one.
+pub(crate) fn only_record(statement: PeerStatement) -> Result<Signed<PeerRecord>, RecordError> {
+    match statement {
+        PeerStatement::Record(record) => Ok(record),
+        PeerStatement::Withdrawal(_) => Err(RecordError::Type {
+            expected: "RECORD_TYPE_PEER",
+            found: p2psb_proto::model::record::RecordType::PeerWithdrawal as i32,
+        }),
+    }
+}
+
+/// When to send the next record: half of what is left of this one's life, a tenth more or less by `chance` in 0 to 1.
+pub(crate) fn refresh_after(left: Duration, chance: f64) -> Duration {
+    left.mul_f64(0.4 + 0.2 * chance.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_renewed_around_half_of_their_life() {
+        let left = Duration::from_secs(1000);
+        assert_eq!(refresh_after(left, 0.0), Duration::from_secs(400));
+        assert_eq!(refresh_after(left, 0.5), Duration::from_secs(500));
+        assert_eq!(refresh_after(left, 9.0), Duration::from_secs(600));
+    }
+}

@@ -1,0 +1,243 @@
+//! The server put together: identity, listener, services, and the tasks beside them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use p2psb_client::tls::TlsError;
+use p2psb_client::{ClientAuth, Dialer, Endpoint, Identity, IdentityError, ServerTls, incoming};
+use p2psb_proto::error::Failure;
+use p2psb_proto::model::name::NameError;
+use p2psb_proto::model::{Address, AddressKind, PeerId, RecordError, Transport, limits};
+use p2psb_proto::wire::DESCRIPTORS;
+use p2psb_proto::wire::rendezvous::v1::bridge_service_server::BridgeServiceServer;
+use p2psb_proto::wire::rendezvous::v1::rendezvous_service_server::RendezvousServiceServer;
+use p2psb_runtime::serve::{ApiError, Listener, serve};
+use p2psb_runtime::{Api, Flags, Running, ServeOptions, Service, Status, telemetry};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::api::{Bridge, Rendezvous};
+use crate::backbone::dial::Work;
+use crate::backbone::hub::Hub;
+use crate::config::{Config, ServerConfig, own_service};
+use crate::core::admission::Admission;
+use crate::core::challenge::Challenges;
+use crate::core::directory::{Capacity, Directory};
+use crate::core::own::OwnRecord;
+use crate::node::{Node, random};
+use crate::own_record::{OwnRecordError, OwnSigner, keep_fresh, sign};
+use crate::{backbone, sweeper};
+
+/// Requests above this are not read. It lies above every bound of the contract, so that what is too large by a little is
+/// refused by its own reason.
+const REQUEST_BYTES: usize = 256 * 1024;
+
+/// Why the server can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The socket.
+    #[error("{0}")]
+    Listen(#[from] std::io::Error),
+    /// An address that can't stand in a record.
+    #[error("advertise: {0}")]
+    Advertise(RecordError),
+    /// The own record.
+    #[error(transparent)]
+    OwnRecord(#[from] OwnRecordError),
+    /// The served contract.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// A name that the code itself gives.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// No randomness.
+    #[error("{}", .0.message)]
+    Random(Failure),
+}
+
+/// Flags that stand for configuration keys.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ServerFlags {
+    /// Where to listen; sets listen.
+    #[arg(long, value_name = "ADDR:PORT", global = true)]
+    pub listen: Option<String>,
+
+    /// Where identity and certificate lie; sets data_dir.
+    #[arg(long, value_name = "DIR", global = true)]
+    pub data_dir: Option<String>,
+}
+
+impl Flags for ServerFlags {
+    fn overrides(&self) -> Vec<(String, String, String)> {
+        let given = [("--listen", "listen", &self.listen), ("--data-dir", "data_dir", &self.data_dir)];
+        let set = |(flag, key, value): (&str, &str, &Option<String>)| {
+            Some((flag.to_owned(), key.to_owned(), value.clone()?))
+        };
+        given.into_iter().filter_map(set).collect()
+    }
+}
+
+/// A running rendezvous.
+pub struct Server {
+    addr: SocketAddr,
+    node: Arc<Node>,
+    running: Running,
+    status: Status,
+    /// Ends when the dialed links have ended.
+    dialing: Option<JoinHandle<()>>,
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+impl Server {
+    /// Binds; returns once the socket listens.
+    pub async fn bind(config: ServerConfig) -> Result<Self, StartError> {
+        let identity = Identity::load_or_create(&config.data_dir)?;
+        let tls = ServerTls::load(&config.tls, &identity, &config.data_dir, ClientAuth::None)?;
+        let listener = Listener::bind(config.listen)?;
+        let addr = listener.addr();
+        let options = ServeOptions { http2: config.http2.clone(), ..ServeOptions::default() };
+        let status = options.status.clone();
+        let node = Arc::new(node(&config, identity, addr, tls.transport(), &options)?);
+        sign(&node)?;
+
+        let api = Api::new(&[DESCRIPTORS])
+            .add_service(
+                RendezvousServiceServer::new(Rendezvous(Arc::clone(&node)))
+                    .max_decoding_message_size(REQUEST_BYTES)
+                    .max_encoding_message_size(limits::MESSAGE_BYTES),
+            )
+            .add_service(
+                BridgeServiceServer::new(Bridge(Arc::clone(&node)))
+                    .max_decoding_message_size(backbone::MESSAGE_BYTES)
+                    .max_encoding_message_size(backbone::MESSAGE_BYTES),
+            );
+        let running = serve(api, incoming(listener.into_inner(), tls), options)?;
+        let sweeping =
+            sweeper::sweep(Arc::clone(&node), status.component("bridge"), config.bridge_peers.len());
+        let tasks = [
+            AbortOnDropHandle::new(tokio::spawn(sweeping)),
+            AbortOnDropHandle::new(tokio::spawn(keep_fresh(Arc::clone(&node)))),
+        ];
+        let dialing = dialing(&config, &node)?;
+        tracing::info!(id = %node.id, bridged = config.trust.is_some(), "rendezvous bound");
+        Ok(Self { addr, node, running, status, dialing, _tasks: tasks })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.node.id
+    }
+
+    /// Stops: sessions are told where to go, links what became of them; what is left at the deadline is cut.
+    pub async fn shutdown(mut self, deadline: Duration) {
+        let dialing = self.dialing.take();
+        self.running.drain(deadline).await;
+        if let Some(dialing) = dialing {
+            let mut dialing = AbortOnDropHandle::new(dialing);
+            let _ = tokio::time::timeout(deadline, &mut dialing).await;
+        }
+    }
+}
+
+impl Service for Server {
+    type Settings = Config;
+    type Flags = ServerFlags;
+    type Error = StartError;
+
+    async fn bind(config: ServerConfig) -> Result<Self, StartError> {
+        Self::bind(config).await
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    async fn failed(&mut self) -> String {
+        self.running.closed().await
+    }
+
+    async fn shutdown(self, deadline: Duration) {
+        self.shutdown(deadline).await;
+    }
+}
+
+fn node(
+    config: &ServerConfig,
+    identity: Identity,
+    addr: SocketAddr,
+    transport: Transport,
+    options: &ServeOptions,
+) -> Result<Node, StartError> {
+    let own = OwnRecord {
+        network: config.network,
+        addresses: addresses(&config.advertise, addr, transport)?,
+        services: vec![own_service()?],
+    };
+    let id = identity.peer_id();
+    let capacity = Capacity { peers: config.limits.records, members: limits::MEMBERS };
+    Ok(Node {
+        id,
+        network: config.network,
+        identity,
+        clock: config.clock.clone(),
+        behind_proxy: config.behind_proxy,
+        directory: RwLock::new(Directory::new(id, config.timing, capacity)),
+        sessions: Mutex::new(Admission::new(config.limits.of_sessions())),
+        registrations: Mutex::new(Admission::new(config.limits.of_registrations())),
+        challenges: Challenges::new(random().map_err(StartError::Random)?),
+        streams: Mutex::default(),
+        hub: Hub::default(),
+        trust: config.trust.clone(),
+        own: OwnSigner::new(own, config.endorse.clone(), config.endorse_dir.clone()),
+        sign_anew: Notify::new(),
+        drain: options.drain.clone(),
+    })
+}
+
+/// What stands in the own record: what is advertised, else where the server listens.
+fn addresses(
+    advertise: &[Endpoint],
+    addr: SocketAddr,
+    transport: Transport,
+) -> Result<Vec<Address>, StartError> {
+    if advertise.is_empty() {
+        if addr.ip().is_unspecified() {
+            tracing::warn!(%addr, "nobody learns where this server is: set advertise, or listen on one address");
+            return Ok(Vec::new());
+        }
+        return Ok(vec![Address::ip(addr, transport, AddressKind::Listen)]);
+    }
+    let to_address = |(priority, endpoint): (u16, &Endpoint)| {
+        let address = endpoint.to_address(AddressKind::Listen).map_err(StartError::Advertise)?;
+        Ok(Address { priority, ..address })
+    };
+    (0..).zip(advertise).map(to_address).collect()
+}
+
+fn dialing(config: &ServerConfig, node: &Arc<Node>) -> Result<Option<JoinHandle<()>>, StartError> {
+    let Some(trust) = config.trust.clone() else { return Ok(None) };
+    // Members prove themselves by key or id, so their addresses need not be remembered.
+    let dialer = Dialer::new(None, None)?.with_headers(telemetry::inject);
+    let work = Work { node: Arc::clone(node), dialer, trust, allow_private: config.allow_private };
+    Ok(Some(tokio::spawn(work.run(config.bridge_peers.clone()))))
+}

@@ -1,0 +1,132 @@
+//! Sessions: one task for each stream, from the hello to the end.
+//!
+//! Invariant: whatever way a session ends, its slot is free again and the directory knows how it ended, unless a newer
+//! session of the peer took its place.
+
+mod handshake;
+mod live;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use p2psb_proto::error::{Failure, Reason};
+use p2psb_proto::model::limits;
+use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
+use p2psb_proto::wire::rendezvous::v1::connect_response::Message as Down;
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use tracing::Instrument as _;
+
+use crate::api::status::draining;
+use crate::core::admission::LimitReached;
+use crate::node::{Caller, Node};
+
+/// What a session answers.
+pub(crate) type Outgoing = ReceiverStream<Result<wire::ConnectResponse, Status>>;
+
+/// Messages that may wait for a slow reader; one more ends its session.
+const QUEUE: usize = 16;
+/// How long the reason of an end may take to be taken.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Accepts a stream; its task goes on by itself.
+pub(crate) fn accept(
+    node: &Arc<Node>,
+    caller: Caller,
+    inbound: Streaming<wire::ConnectRequest>,
+) -> Result<Outgoing, Failure> {
+    if node.drain.has_begun() {
+        return Err(draining());
+    }
+    let slot = Slot::take(node, caller.ip())?;
+    let (outbound, answers) = mpsc::channel(QUEUE);
+    let (node, stream) = (Arc::clone(node), Stream { inbound, outbound });
+    tokio::spawn(run(node, caller, stream, slot).in_current_span());
+    Ok(ReceiverStream::new(answers))
+}
+
+async fn run(node: Arc<Node>, caller: Caller, mut stream: Stream, _slot: Slot) {
+    let ended =
+        match tokio::time::timeout(limits::HANDSHAKE, handshake::shake_hands(&node, &caller, &mut stream))
+            .await
+        {
+            Ok(Ok(session)) => session.live(&mut stream).await,
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => Err(Failure::new(Reason::HandshakeTimeout, "the peer did not prove itself within 5 s")),
+        };
+    if let Err(failure) = ended {
+        metrics::counter!("rendezvous_sessions_refused_total", "reason" => failure.reason.as_str())
+            .increment(1);
+        tracing::debug!(reason = %failure.reason, problem = failure.message, from = ?caller.addr, "a session ended");
+        stream.last_word(failure).await;
+    }
+}
+
+/// A place among the sessions, given back when dropped.
+struct Slot {
+    node: Arc<Node>,
+    from: Option<IpAddr>,
+}
+
+impl Slot {
+    fn take(node: &Arc<Node>, from: Option<IpAddr>) -> Result<Self, LimitReached> {
+        node.sessions.lock().enter(from)?;
+        Ok(Self { node: Arc::clone(node), from })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.node.sessions.lock().leave(self.from);
+    }
+}
+
+/// Both directions of a session.
+struct Stream {
+    inbound: Streaming<wire::ConnectRequest>,
+    outbound: mpsc::Sender<Result<wire::ConnectResponse, Status>>,
+}
+
+impl Stream {
+    /// The next message that is known; `None` when the peer closed the stream. Safe to drop while it waits.
+    async fn next(&mut self) -> Result<Option<Up>, Status> {
+        while let Some(request) = self.inbound.message().await? {
+            let size = request.encoded_len();
+            if size > limits::CONTROL_MESSAGE_BYTES {
+                let limit = limits::CONTROL_MESSAGE_BYTES;
+                let text = format!("a message of a session has at most {limit} bytes, this one {size}");
+                return Err(Failure::new(Reason::InvalidArgument, text).into());
+            }
+            if let Some(message) = request.message {
+                return Ok(Some(message));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Queues an answer. A peer that does not read what it is told loses its session.
+    fn send(&self, message: Down) -> Result<(), Failure> {
+        let response = wire::ConnectResponse { message: Some(message) };
+        self.outbound.try_send(Ok(response)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                Failure::new(Reason::LimitExceeded, format!("{QUEUE} answers wait and none is read"))
+                    .with("limit", "session.queue")
+            }
+            mpsc::error::TrySendError::Closed(_) => gone(),
+        })
+    }
+
+    async fn last_word(&self, failure: Failure) {
+        // Nobody is left to be told if this fails.
+        let _ = tokio::time::timeout(LAST_WORD, self.outbound.send(Err(failure.into()))).await;
+    }
+}
+
+/// The stream broke.
+fn gone() -> Failure {
+    Failure::new(Reason::Unreachable, "the stream broke")
+}

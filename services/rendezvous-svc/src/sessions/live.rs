@@ -1,0 +1,241 @@
+//! A session with its lease: heartbeats, records, and its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use p2psb_proto::error::Failure;
+use p2psb_proto::error::Reason;
+use p2psb_proto::model::time::duration_to_wire;
+use p2psb_proto::model::{PeerId, PeerStatement};
+use p2psb_proto::wire::common::v1::{PeerRecord as WirePeerRecord, SignedRecord};
+use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
+use p2psb_proto::wire::rendezvous::v1::connect_response::Message as Down;
+use prost::Message as _;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::Stream;
+use super::handshake::{from_stream, named_rendezvous};
+use crate::api::status::{draining, session_replaced};
+use crate::core::session::{Ending, Ticket};
+use crate::node::Node;
+use crate::records::{CHANGE_INTERVAL, TooOften, refresh_after};
+
+/// After the drain hint, how long the peer may take to leave by itself.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
+/// Peers that a server takes back in a second after a drain: they come back spread accordingly.
+const RECONNECTS_PER_SECOND: usize = 2000;
+/// The least time over which they are spread.
+const MIN_SPREAD: Duration = Duration::from_secs(1);
+
+/// How a session ended.
+enum End {
+    /// The peer said goodbye, or closed the stream.
+    Clean,
+    /// The stream broke.
+    Lost,
+    /// The peer was silent for too long.
+    Silent,
+    /// A newer session took its place.
+    Replaced,
+    /// This server goes.
+    Drained,
+    /// The peer broke a rule.
+    Broken(Failure),
+}
+
+impl End {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Lost => "lost",
+            Self::Silent => "silent",
+            Self::Replaced => "replaced",
+            Self::Drained => "drained",
+            Self::Broken(_) => "broken",
+        }
+    }
+}
+
+/// A live session.
+pub(super) struct Session {
+    node: Arc<Node>,
+    pub(super) peer: PeerId,
+    ticket: Ticket,
+    replaced: CancellationToken,
+    /// Silence that ends it.
+    patience: Duration,
+    /// When the next change of the record may be taken.
+    next_change: Instant,
+    /// The newest record that waits for that moment.
+    waiting: Option<SignedRecord>,
+}
+
+impl Session {
+    pub(super) fn new(node: Arc<Node>, peer: PeerId, ticket: Ticket, replaced: CancellationToken) -> Self {
+        let timing = *node.directory.read().sessions.timing();
+        let patience = timing.suspect_after() + timing.suspected_for();
+        let next_change = Instant::now() + CHANGE_INTERVAL;
+        Self { node, peer, ticket, replaced, patience, next_change, waiting: None }
+    }
+
+    /// Keeps the session until it ends, and says how.
+    pub(super) async fn live(mut self, stream: &mut Stream) -> Result<(), Failure> {
+        let end = self.serve(stream).await;
+        metrics::counter!("rendezvous_sessions_ended_total", "how" => end.name()).increment(1);
+        tracing::debug!(peer = %self.peer, how = end.name(), "session ended");
+        let ending = match &end {
+            End::Clean => Ending::Clean,
+            End::Silent => Ending::Silent,
+            End::Lost | End::Drained | End::Broken(_) | End::Replaced => Ending::Lost,
+        };
+        self.node.streams.lock().remove(&self.ticket);
+        let now = self.node.now().mono;
+        if self.node.directory.write().sessions.close(self.peer, self.ticket, ending, now) {
+            self.node.hub.presence(self.peer);
+        }
+        match end {
+            End::Clean | End::Lost => Ok(()),
+            End::Silent => Err(Failure::new(Reason::SessionLost, "the peer was silent for too long")),
+            End::Replaced => Err(session_replaced()),
+            End::Drained => Err(draining()),
+            End::Broken(failure) => Err(failure),
+        }
+    }
+
+    async fn serve(&mut self, stream: &mut Stream) -> End {
+        let mut silent_at = Instant::now() + self.patience;
+        loop {
+            let has_waiting = self.waiting.is_some();
+            tokio::select! {
+                message = stream.next() => match message {
+                    Ok(Some(message)) => {
+                        silent_at = Instant::now() + self.patience;
+                        self.beat();
+                        if let Some(end) = self.handle(stream, message) {
+                            return end;
+                        }
+                    }
+                    Ok(None) => return End::Clean,
+                    Err(status) => match from_stream(&status) {
+                        failure if failure.reason == Reason::Unreachable => return End::Lost,
+                        failure => return End::Broken(failure),
+                    },
+                },
+                () = sleep_until(self.next_change), if has_waiting => {
+                    if let Err(failure) = self.take_waiting(stream) {
+                        return End::Broken(failure);
+                    }
+                }
+                () = sleep_until(silent_at) => return End::Silent,
+                () = self.replaced.cancelled() => return End::Replaced,
+                () = self.node.drain.begun() => return self.drain(stream).await,
+            }
+        }
+    }
+
+    fn beat(&self) {
+        let now = self.node.now().mono;
+        if self.node.directory.write().sessions.beat(&self.peer, self.ticket, now) {
+            self.node.hub.presence(self.peer);
+        }
+    }
+
+    /// Handles a message; returns the end if it is one.
+    fn handle(&mut self, stream: &Stream, message: Up) -> Option<End> {
+        let done = match message {
+            Up::Heartbeat(heartbeat) => stream.send(Down::HeartbeatAck(wire::HeartbeatAck {
+                number: heartbeat.number,
+                server_time: Some(self.node.now().wall.to_wire()),
+            })),
+            Up::Record(record) => self.queue(stream, record),
+            Up::Goodbye(goodbye) => {
+                self.withdraw(goodbye.withdrawal);
+                return Some(End::Clean);
+            }
+            Up::Hello(_) | Up::Authenticate(_) => {
+                Err(Failure::new(Reason::UnexpectedMessage, "the session is open already"))
+            }
+        };
+        done.err().map(End::Broken)
+    }
+
+    /// Takes a record now, or when the peer may change it again. Of those that wait only the newest counts.
+    fn queue(&mut self, stream: &Stream, record: SignedRecord) -> Result<(), Failure> {
+        let wait = self.next_change.saturating_duration_since(Instant::now());
+        if let Some(passed_over) = self.waiting.replace(record) {
+            let failure = Failure::from(TooOften { retry_after: wait });
+            stream.send(Down::RecordResult(refused(&passed_over, failure)))?;
+        }
+        if wait.is_zero() { self.take_waiting(stream) } else { Ok(()) }
+    }
+
+    fn take_waiting(&mut self, stream: &Stream) -> Result<(), Failure> {
+        let Some(record) = self.waiting.take() else { return Ok(()) };
+        self.next_change = Instant::now() + CHANGE_INTERVAL;
+        let result = self.take(record.clone()).unwrap_or_else(|failure| refused(&record, failure));
+        stream.send(Down::RecordResult(result))
+    }
+
+    fn take(&self, record: SignedRecord) -> Result<wire::RecordResult, Failure> {
+        let statement = self.node.verify(record)?;
+        self.check_owner(&statement)?;
+        self.node.offer(&statement)?;
+        let refresh = match &statement {
+            PeerStatement::Record(record) => {
+                let left = record.value().expires.since(self.node.now().wall);
+                Some(duration_to_wire(refresh_after(left, fastrand::f64())))
+            }
+            PeerStatement::Withdrawal(_) => None,
+        };
+        let (seq, _) = statement.rank();
+        Ok(wire::RecordResult { seq, refresh_after: refresh, ..wire::RecordResult::default() })
+    }
+
+    fn check_owner(&self, statement: &PeerStatement) -> Result<(), Failure> {
+        let found = statement.peer_id();
+        if found == self.peer {
+            return Ok(());
+        }
+        let text = format!("this is the session of {}, the record is of {found}", self.peer);
+        Err(Failure::new(Reason::InvalidArgument, text))
+    }
+
+    /// The peer leaves for good, if it says so. It does not wait for an answer.
+    fn withdraw(&self, withdrawal: Option<SignedRecord>) {
+        let Some(withdrawal) = withdrawal else { return };
+        if let Err(failure) = self.take(withdrawal) {
+            tracing::debug!(peer = %self.peer, reason = %failure.reason, "a withdrawal was refused");
+        }
+    }
+
+    /// Tells the peer to go, and lets it.
+    async fn drain(&self, stream: &mut Stream) -> End {
+        let spread =
+            Duration::from_secs_f64(self.node.sessions.lock().total() as f64 / RECONNECTS_PER_SECOND as f64);
+        let reconnect_in = spread.max(MIN_SPREAD).mul_f64(fastrand::f64());
+        let hint = wire::Drain {
+            reconnect_in: Some(duration_to_wire(reconnect_in)),
+            alternatives: named_rendezvous(&self.node, false),
+        };
+        if stream.send(Down::Drain(hint)).is_ok() {
+            let left = async { while matches!(stream.next().await, Ok(Some(_))) {} };
+            // Whether it left or not, the stream ends now.
+            let _ = tokio::time::timeout(DRAIN_GRACE, left).await;
+        }
+        End::Drained
+    }
+}
+
+fn refused(record: &SignedRecord, failure: Failure) -> wire::RecordResult {
+    // Only to tell the peer which of its records is meant: nothing is believed of it.
+    let seq = WirePeerRecord::decode(record.payload.clone()).map(|record| record.seq).unwrap_or_default();
+    wire::RecordResult {
+        seq,
+        reason: failure.reason.as_str().to_owned(),
+        detail: failure.message,
+        stored: failure.record.filter(|_| failure.reason == Reason::RecordStale).map(|record| *record),
+        refresh_after: None,
+    }
+}

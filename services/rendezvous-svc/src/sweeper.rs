@@ -1,0 +1,69 @@
+//! One task notices what time has changed: silent and lost peers, expired records, members nobody names. It sleeps until the
+//! next deadline, a second at most, and does a bounded amount of work at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use p2psb_runtime::status::Component;
+
+use crate::core::session::Freed;
+use crate::node::Node;
+
+/// It wakes at least this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// And not more often than this.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(10);
+/// Peers that are looked at under one lock.
+const AT_A_TIME: usize = 1000;
+/// What other homes said is swept this often: it means looking at all of it.
+const PRESENCE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Sweeps until the server drains, and keeps the gauges and the state of the bridge up to date.
+pub(crate) async fn sweep(node: Arc<Node>, bridge: Component, configured_members: usize) {
+    let mut presence_at = node.clock.now() + PRESENCE_INTERVAL;
+    loop {
+        let now = node.now();
+        let (due, next) = {
+            let mut directory = node.directory.write();
+            directory.table.sweep(now.wall, AT_A_TIME);
+            let due = directory.sessions.due(now.mono, AT_A_TIME);
+            if now.mono >= presence_at {
+                presence_at = now.mono + PRESENCE_INTERVAL;
+                directory.presence.sweep(now.mono);
+                directory.members.sweep(now.mono);
+            }
+            (due, directory.sessions.next_deadline())
+        };
+        for Freed(from) in due.freed {
+            node.registrations.lock().leave(from);
+        }
+        for peer in due.changed {
+            node.hub.presence(peer);
+        }
+        observe(&node, &bridge, configured_members);
+        let wait = next.map_or(LONGEST_SLEEP, |next| next.saturating_duration_since(now.mono));
+        tokio::select! {
+            () = tokio::time::sleep(wait.clamp(SHORTEST_SLEEP, LONGEST_SLEEP)) => {}
+            () = node.drain.begun() => return,
+        }
+    }
+}
+
+fn observe(node: &Node, bridge: &Component, configured_members: usize) {
+    let (records, equivocations, links) = {
+        let directory = node.directory.read();
+        (directory.table.len(), directory.table.equivocations(), directory.members.links())
+    };
+    // A list of members may name this server, too: every member can have the same one.
+    let wanted = configured_members.saturating_sub(usize::from(node.hub.is_configured(&node.id)));
+    metrics::gauge!("rendezvous_records").set(records as f64);
+    metrics::gauge!("rendezvous_sessions").set(node.sessions.lock().total() as f64);
+    metrics::gauge!("rendezvous_registrations").set(node.registrations.lock().total() as f64);
+    metrics::gauge!("rendezvous_links").set(links as f64);
+    metrics::counter!("rendezvous_equivocations_total").absolute(equivocations);
+    if links >= wanted {
+        bridge.ready();
+    } else {
+        bridge.degraded(format!("{links} of {wanted} configured members are linked"));
+    }
+}

@@ -1,0 +1,11 @@
+//! The server over real ports and real TLS, with peers that behave, and some that do not.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod bridge;
+mod harness;
+mod member;
+mod peer;
+mod query;
+mod register;
+mod session;

@@ -1,0 +1,80 @@
+//! A member of the backbone that says on the wire exactly what a test wants.
+
+use bytes::Bytes;
+use p2psb_client::Connection;
+use p2psb_proto::model::PeerId;
+use p2psb_proto::model::hello::Hello;
+use p2psb_proto::model::proof::{ProofRole, Transcript, nonce};
+use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::bridge_service_client::BridgeServiceClient;
+use p2psb_proto::wire::rendezvous::v1::link_request::Message as Up;
+use p2psb_proto::wire::rendezvous::v1::link_response::Message as Down;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use crate::peer::{Peer, network, now};
+
+/// Both directions of a link that a test dialed.
+#[derive(Debug)]
+pub(crate) struct RawLink {
+    up: mpsc::Sender<wire::LinkRequest>,
+    down: Streaming<wire::LinkResponse>,
+    _connection: Connection,
+}
+
+impl RawLink {
+    /// Dials as `member`, with a bridge key or without.
+    pub(crate) async fn dial(
+        member: &Peer,
+        connection: Connection,
+        key: Option<[u8; 32]>,
+    ) -> Result<Self, Status> {
+        let (up, requests) = mpsc::channel(16);
+        let client_nonce = [5; 32];
+        let hello = wire::BridgeHello {
+            hello: Some(Hello::own(network(), member.id(), "test/1", now())),
+            nonce: Bytes::copy_from_slice(&client_nonce),
+            link_seq: now().0,
+            proof: None,
+            record: Some(member.record(now().0).to_wire()),
+        };
+        let link_seq = hello.link_seq;
+        up.send(wire::LinkRequest { message: Some(Up::Hello(hello)) }).await.unwrap();
+        let mut client = BridgeServiceClient::with_origin(connection.clone(), connection.origin());
+        let mut down = client.link(ReceiverStream::new(requests)).await?.into_inner();
+        let Some(Down::Hello(theirs)) = down.message().await?.unwrap().message else { panic!("no hello") };
+        let transcript = Transcript {
+            network: network(),
+            peer: member.id(),
+            server: PeerId::from_slice(&theirs.hello.unwrap().peer_id).unwrap(),
+            client_nonce,
+            server_nonce: nonce(&theirs.nonce).unwrap(),
+            session_seq: link_seq,
+        };
+        let binding = connection.binding();
+        let proof = transcript.prove(ProofRole::BridgeDialer, &binding, member.identity.key());
+        let input = transcript.signing_input(ProofRole::BridgeDialer, &proof.channel_binding);
+        let mac = key.map(|key| Bytes::copy_from_slice(blake3::keyed_hash(&key, &input).as_bytes()));
+        let proof = wire::BridgeProof { proof: Some(proof), key_mac: mac.unwrap_or_default() };
+        up.send(wire::LinkRequest { message: Some(Up::Authenticate(proof)) }).await.unwrap();
+        let mut link = Self { up, down, _connection: connection };
+        link.batch().await?;
+        Ok(link)
+    }
+
+    pub(crate) async fn send(&self, batch: wire::BridgeBatch) {
+        self.up.send(wire::LinkRequest { message: Some(Up::Batch(batch)) }).await.unwrap();
+    }
+
+    /// The next batch.
+    pub(crate) async fn batch(&mut self) -> Result<wire::BridgeBatch, Status> {
+        loop {
+            match self.down.message().await? {
+                Some(wire::LinkResponse { message: Some(Down::Batch(batch)) }) => return Ok(batch),
+                Some(_) => {}
+                None => return Err(Status::cancelled("the link ended")),
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What anyone may ask.
+
+use p2psb_client::{Connection, Endpoint};
+use p2psb_proto::error::Reason;
+use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
+use p2psb_proto::model::{PeerId, Signed};
+use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServiceClient;
+
+use crate::harness::{TestServer, reason};
+use crate::peer::Peer;
+
+#[tokio::test]
+async fn an_unknown_peer_and_a_wrong_id_are_told_apart() {
+    let server = TestServer::start(|_| ()).await;
+    assert_eq!(reason(server.locate(&Peer::new().id()).await), Reason::PeerUnknown);
+    let wrong = wire::LocateRequest { peer_id: vec![1; 5].into() };
+    assert_eq!(reason(server.client().await.locate(wrong).await), Reason::InvalidArgument);
+}
+
+async fn page(
+    client: &mut RendezvousServiceClient<Connection>,
+    page_size: u32,
+    page_token: String,
+) -> (Vec<LocatedPeer>, String) {
+    let request = wire::FindByServiceRequest { service: "chat".into(), page_size, page_token };
+    let answer = client.find_by_service(request).await.unwrap().into_inner();
+    (answer.peers.into_iter().map(|p| LocatedPeer::try_from(p).unwrap()).collect(), answer.next_page_token)
+}
+
+#[tokio::test]
+async fn providers_are_found_page_by_page_online_ones_first() {
+    let server = TestServer::start(|_| ()).await;
+    let mut sessions = Vec::new();
+    for n in 0..7 {
+        let peer = Peer::offering("chat");
+        let session = peer.open(&server, 1).await.unwrap();
+        if n % 2 == 0 {
+            sessions.push(session);
+        } else {
+            let (mut down, _connection) = session.close();
+            while down.message().await.unwrap().is_some() {}
+        }
+    }
+    let mut client = server.client().await;
+    let (whole, end) = page(&mut client, 0, String::new()).await;
+    assert_eq!((whole.len(), end.as_str()), (7, ""));
+    let states: Vec<_> = whole.iter().map(|p| p.presence.state).collect();
+    assert_eq!(states, [[PresenceState::Online; 4].as_slice(), &[PresenceState::Offline; 3]].concat());
+    let (mut paged, mut token) = (Vec::new(), String::new());
+    loop {
+        let (some, next) = page(&mut client, 2, token).await;
+        paged.extend(some);
+        token = next;
+        if token.is_empty() {
+            break;
+        }
+    }
+    let ids = |peers: &[LocatedPeer]| peers.iter().map(LocatedPeer::peer_id).collect::<Vec<_>>();
+    assert_eq!(ids(&paged), ids(&whole));
+}
+
+#[tokio::test]
+async fn wrong_names_and_tokens_are_refused() {
+    let server = TestServer::start(|_| ()).await;
+    let mut client = server.client().await;
+    let mut ask = async |service: &str, token: &str| {
+        let request =
+            wire::FindByServiceRequest { service: service.into(), page_size: 1, page_token: token.into() };
+        reason(client.find_by_service(request).await)
+    };
+    assert_eq!(ask("No Name", "").await, Reason::InvalidArgument);
+    assert_eq!(ask("chat", "abc").await, Reason::PageTokenInvalid);
+}
+
+#[tokio::test]
+async fn the_servers_own_record_names_its_addresses_and_whom_it_endorses() {
+    let (configured, in_folder) = (Peer::new().id(), Peer::new().id());
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("p2psb.package-index@a"), format!("{in_folder}\n")).unwrap();
+    let server = TestServer::start(|c| {
+        c.endorse = vec![format!("p2psb.discovery={configured}")];
+        c.endorse_dir = Some(folder.path().to_owned());
+        c.advertise = vec!["https://r1.example:7400".parse().unwrap()];
+    })
+    .await;
+    let listed = server.client().await.list_rendezvous(wire::ListRendezvousRequest {}).await.unwrap();
+    let listed = listed.into_inner().rendezvous;
+    assert_eq!((listed.len(), listed[0].connected), (1, true));
+    let record = Signed::<p2psb_proto::model::PeerRecord>::verify_field(listed[0].record.clone()).unwrap();
+    assert_eq!(record.peer_id(), server.id);
+    let record = record.value();
+    assert!(record.endorses("p2psb.discovery", &configured));
+    assert!(record.endorses("p2psb.package-index", &in_folder));
+    assert!(record.offers("p2psb.rendezvous"));
+    let endpoint = Endpoint::of(&record.addresses[0], server.id).unwrap();
+    assert_eq!(endpoint.url(), "https://r1.example:7400");
+
+    let located = server.locate(&server.id).await.unwrap();
+    assert_eq!(located.presence.state, PresenceState::Online);
+}
+
+#[tokio::test]
+async fn without_an_advertised_address_the_listening_one_is_told() {
+    let server = TestServer::start(|_| ()).await;
+    let located = server.locate(&server.id).await.unwrap();
+    let addr = located.record.value().addresses[0].socket_addr();
+    assert_eq!(addr, server.server.as_ref().map(p2psb_rendezvous_svc::Server::addr));
+    let id: PeerId = located.peer_id();
+    assert_eq!(id, server.id);
+}

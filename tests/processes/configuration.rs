@@ -1,0 +1,118 @@
+//! Configurations: what is wrong is named before a port is bound, and what is shown as a default is one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use p2psb_e2e::{Binaries, Program};
+
+fn run(program: Program, args: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(Binaries::build().unwrap().path(program));
+    for (name, _) in std::env::vars() {
+        if name.starts_with("P2PSB_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(args).envs(variables.iter().copied()).output().unwrap()
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn shipped(program: Program) -> PathBuf {
+    let name = program.name().trim_end_matches("-svc");
+    repository().join(format!("deploy/config/{name}.toml"))
+}
+
+/// What a service is started with: the agent has verbs.
+fn verb(program: Program) -> &'static [&'static str] {
+    if program == Program::Agent { &["run"] } else { &[] }
+}
+
+#[test]
+fn a_wrong_key_or_value_ends_with_64_and_names_itself() {
+    for program in Program::ALL {
+        let config = shipped(program);
+        let config = config.to_str().unwrap();
+        let cases: [(&[&str], &[(&str, &str)], &str); 5] = [
+            (&["--set", "lisen=127.0.0.1:0"], &[], "lisen"),
+            (&["--set", "listen=nonsense"], &[], "listen"),
+            (&["--set", "network.name=A B"], &[], "network.name"),
+            (&[], &[("P2PSB_LISTEN", "nonsense")], "P2PSB_LISTEN"),
+            (&[], &[("P2PSB_NO__SUCH", "1")], "P2PSB_NO__SUCH"),
+        ];
+        for (args, variables, named) in cases {
+            let output = run(program, &[&["--config", config][..], args, verb(program)].concat(), variables);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(64), "{} {args:?} {variables:?}: {said}", program.name());
+            assert!(said.contains(named), "{} {args:?}: {said}", program.name());
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_missing_or_broken_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = dir.path().join("broken.toml");
+    fs::write(&broken, "listen = \n").unwrap();
+    for program in Program::ALL {
+        for file in ["/nowhere/config.toml", broken.to_str().unwrap()] {
+            let output = run(program, &[&["--config", file][..], verb(program)].concat(), &[]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(64), "{}: {said}", program.name());
+            assert!(said.contains(file), "{said}");
+        }
+    }
+}
+
+fn printed(program: Program, config: &Path) -> String {
+    let output = run(program, &["--config", config.to_str().unwrap(), "--print-config"], &[]);
+    assert!(output.status.success(), "{}: {}", config.display(), String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn what_the_shipped_configurations_show_as_defaults_are_the_defaults() {
+    let dir = tempfile::tempdir().unwrap();
+    for program in Program::ALL {
+        let shipped = shipped(program);
+        let text = fs::read_to_string(&shipped).unwrap();
+        // `#key = value` is a default, `# key = value` an example.
+        let is_default = |line: &str| {
+            let key = line.strip_prefix('#').and_then(|l| l.split(" = ").next().filter(|k| *k != l));
+            key.is_some_and(|k| !k.is_empty() && k.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+        };
+        let lines = text.lines().map(|l| if is_default(l) { &l[1..] } else { l });
+        let written: String = lines.map(|l| format!("{l}\n")).collect();
+        assert_ne!(written, text, "{} shows no default", shipped.display());
+        let all = dir.path().join(program.name());
+        fs::write(&all, &written).unwrap();
+        assert_eq!(printed(program, &all), printed(program, &shipped), "{}", shipped.display());
+        let output = run(program, &["--config", all.to_str().unwrap(), "--check-config"], &[]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn a_printed_configuration_reads_back_as_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    for program in Program::ALL {
+        let first = printed(program, &shipped(program));
+        let file = dir.path().join(program.name());
+        fs::write(&file, &first).unwrap();
+        assert_eq!(printed(program, &file), first, "{}", program.name());
+    }
+}
+
+#[test]
+fn all_programs_agree_on_the_community_they_join_by_default() {
+    let names: Vec<_> = Program::ALL
+        .into_iter()
+        .map(|program| {
+            let table: toml::Table = printed(program, &shipped(program)).parse().unwrap();
+            table["network"]["name"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert!(names.iter().all(|n| *n == names[0]), "{names:?}");
+}

@@ -1,0 +1,14 @@
+//! The real programs, as processes: what needs their command lines, `kill -9`, or another user.
+
+// A test fails loudly; its helpers may, too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod commands;
+mod configuration;
+mod contract;
+mod input;
+mod interrupted;
+mod liars;
+mod refusals;
+mod sharing;
+mod stage;

@@ -1,0 +1,68 @@
+//! Small helpers of the process tests.
+
+use std::path::{Path, PathBuf};
+
+use p2psb_e2e::cluster::Plan;
+use p2psb_e2e::eventually;
+use p2psb_e2e::tree::{Tree, noise, put};
+use p2psb_e2e::{Agent, Cluster};
+use serde_json::Value;
+
+/// One rendezvous, discovery, index, and these agents, all of which have found the index.
+pub(crate) async fn with_agents(plan: Plan, names: &[&str]) -> Cluster {
+    let plan = names.iter().fold(plan, |plan, name| plan.agent(name));
+    let cluster = plan.start().await.unwrap();
+    for name in names {
+        joined(&cluster.agent(name).unwrap()).await;
+    }
+    cluster
+}
+
+/// Waits until an agent has found an index.
+pub(crate) async fn joined(agent: &Agent) {
+    eventually!("the agent has found an index", agent.ok(&["search", "anything"]).await);
+}
+
+/// Publishes and gives the result.
+pub(crate) async fn publish(agent: &Agent, path: &Path, more: &[&str]) -> Value {
+    let path = path.to_str().unwrap();
+    agent.json(&[&["publish", path], more].concat()).await.unwrap()
+}
+
+/// Fetches to a folder and gives the result.
+pub(crate) async fn fetch(agent: &Agent, reference: &str, target: &Path) -> Value {
+    agent.json(&["fetch", reference, "-o", target.to_str().unwrap()]).await.unwrap()
+}
+
+/// A text of an object.
+pub(crate) fn text(object: &Value, key: &str) -> String {
+    object[key].as_str().unwrap_or_else(|| panic!("no {key} in {object}")).to_owned()
+}
+
+/// Fails unless two folders are the same.
+pub(crate) fn assert_same(before: &Path, after: &Path) {
+    let (before, after) = (Tree::read(before).unwrap(), Tree::read(after).unwrap());
+    let differences: Vec<_> = before.differences(&after).iter().map(ToString::to_string).collect();
+    assert!(differences.is_empty(), "{differences:#?}");
+}
+
+/// A folder with some files and one large enough to be interrupted.
+pub(crate) fn large(dir: &Path) -> PathBuf {
+    let input = dir.join("large");
+    put(&input, "first", b"small").unwrap();
+    put(&input, "noise", &noise(1, 16 << 20)).unwrap();
+    put(&input, "z/last", &noise(2, 300_000)).unwrap();
+    input
+}
+
+/// Nothing half-written lies beside a target that was not made.
+pub(crate) fn assert_nothing_at(target: &Path) {
+    assert!(!target.exists(), "{} exists", target.display());
+    let name = target.file_name().unwrap().to_str().unwrap();
+    let beside: Vec<_> = std::fs::read_dir(target.parent().unwrap())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|n| n.contains(name))
+        .collect();
+    assert!(beside.is_empty(), "left beside the target: {beside:?}");
+}

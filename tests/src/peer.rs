@@ -1,0 +1,125 @@
+//! A peer made of the SDK alone: it registers and asks, and does nothing else.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use p2psb_client::session::{Reachability, SessionState};
+use p2psb_client::{Connection, Dialer, Endpoint, Identity, SessionConfig, SessionKeeper};
+use p2psb_proto::model::peer::ServiceOffer;
+use p2psb_proto::model::presence::LocatedPeer;
+use p2psb_proto::model::record::{Payload, next_seq};
+use p2psb_proto::model::{Genesis, NetworkId, PeerId, PeerRecord, Signed, Transport, UnixMillis};
+use p2psb_proto::wire::rendezvous::v1::LocateRequest;
+use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServiceClient;
+
+use crate::trouble::{Context as _, Result};
+
+/// The community of all tests and of the demo.
+pub const NETWORK: &str = "demo";
+
+/// Life of the records that are signed here.
+const RECORD_TTL: Duration = Duration::from_secs(600);
+
+/// The id of the tests' community.
+pub fn network() -> Result<NetworkId> {
+    Ok(Genesis::open(NETWORK).context(NETWORK)?.network_id())
+}
+
+/// The time now.
+#[must_use]
+pub fn now() -> UnixMillis {
+    UnixMillis::from(SystemTime::now())
+}
+
+/// A peer with sessions at some rendezvous. It goes offline, not cleanly, when it is dropped.
+pub struct Peer {
+    /// Its key.
+    pub identity: Identity,
+    /// Its sessions.
+    pub sessions: SessionKeeper,
+    dialer: Dialer,
+}
+
+impl Peer {
+    /// A new peer that provides nothing and listens nowhere.
+    pub fn start(rendezvous: &[Endpoint]) -> Result<Self> {
+        let identity = Identity::ephemeral().context("making a key")?;
+        Self::start_as(identity, rendezvous, Vec::new(), None)
+    }
+
+    /// A peer with a key, services, and a listening socket that somebody else serves.
+    pub fn start_as(
+        identity: Identity,
+        rendezvous: &[Endpoint],
+        services: Vec<ServiceOffer>,
+        listen: Option<SocketAddr>,
+    ) -> Result<Self> {
+        let dialer = Dialer::new(Some(&identity), None).context("preparing TLS")?;
+        let sessions = SessionKeeper::start(SessionConfig {
+            network: network()?,
+            identity: identity.clone(),
+            software: "test/1".into(),
+            rendezvous: rendezvous.to_vec(),
+            services,
+            reachability: Reachability { listen, transport: Transport::Tls, advertise: Vec::new() },
+            dialer: dialer.clone(),
+            max_homes: 3,
+            record_ttl: RECORD_TTL,
+        });
+        Ok(Self { identity, sessions, dialer })
+    }
+
+    /// Its id.
+    #[must_use]
+    pub const fn id(&self) -> PeerId {
+        self.identity.peer_id()
+    }
+
+    /// At how many rendezvous it is online.
+    #[must_use]
+    pub fn online(&self) -> usize {
+        self.sessions.status().iter().filter(|s| s.state == SessionState::Online).count()
+    }
+
+    /// A connection to a server.
+    pub async fn dial(&self, endpoint: &Endpoint) -> Result<Connection> {
+        self.dialer.dial(endpoint).await.context("dialing")
+    }
+}
+
+/// A client of a rendezvous that is no peer.
+pub async fn client(endpoint: &Endpoint) -> Result<RendezvousServiceClient<Connection>> {
+    let dialer = Dialer::new(None, None).context("preparing TLS")?;
+    let connection = dialer.dial(endpoint).await.context("dialing")?;
+    let origin = connection.origin();
+    Ok(RendezvousServiceClient::with_origin(connection, origin))
+}
+
+/// Asks one rendezvous for a peer.
+pub async fn locate(endpoint: &Endpoint, peer: &PeerId) -> std::result::Result<LocatedPeer, tonic::Status> {
+    let mut client = client(endpoint).await.map_err(|t| tonic::Status::unavailable(t.to_string()))?;
+    let answer = client.locate(LocateRequest { peer_id: peer.to_wire(), ..LocateRequest::default() }).await?;
+    let peer = answer.into_inner().peer.ok_or_else(|| tonic::Status::internal("an answer without a peer"))?;
+    LocatedPeer::try_from(peer).map_err(|e| tonic::Status::internal(e.to_string()))
+}
+
+/// A record of a peer that listens nowhere, signed now.
+pub fn record(identity: &Identity, last_seq: u64) -> Result<Signed<PeerRecord>> {
+    let issued = now();
+    let record = PeerRecord {
+        network: network()?,
+        seq: next_seq(last_seq, issued),
+        issued,
+        expires: issued.plus(RECORD_TTL),
+        addresses: Vec::new(),
+        services: Vec::new(),
+        homes: Vec::new(),
+        endorsements: Vec::new(),
+    };
+    sign(&record, identity)
+}
+
+/// Signs anything with a peer's key.
+pub fn sign<T: Payload>(value: &T, identity: &Identity) -> Result<Signed<T>> {
+    Signed::sign(value, identity.key()).context("signing")
+}
