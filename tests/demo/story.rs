@@ -268,7 +268,7 @@ pub(crate) fn suggest(cluster: &Cluster, told: &Told, teller: &Teller) {
     if let Some(discovery) = &cluster.discovery {
         let pem = discovery.data_dir().join("tls.pem");
         let url = format!("{}/p2psb.discovery.v1.DiscoveryService/ListRendezvous", discovery.endpoint());
-        let call = format!("buf curl --schema proto --cacert {} {url} -d '{{}}'", pem.display());
+        let call = format!("buf curl --protocol grpc --schema proto --cacert {} {url} -d '{{}}'", pem.display());
         commands.push(("ask discovery from any gRPC client", call));
     }
     teller.remark("\nEverything keeps running until Ctrl-C. Try:\n");

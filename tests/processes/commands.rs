@@ -12,8 +12,8 @@ fn readme() -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap()
 }
 
-/// Every `program verb` that stands in a code block.
-fn told() -> BTreeSet<(Program2, String)> {
+/// Every `program verb` that stands in a code block; the program by its place in [`Program::ALL`].
+fn told() -> BTreeSet<(usize, String)> {
     let text = readme();
     let blocks = text.split("\n```").skip(1).step_by(2);
     let mut out = BTreeSet::new();
@@ -29,9 +29,6 @@ fn told() -> BTreeSet<(Program2, String)> {
     }
     out
 }
-
-/// A program by its place in [`Program::ALL`], so that it can be sorted.
-type Program2 = usize;
 
 #[test]
 fn every_command_of_the_readme_exists() {
@@ -52,11 +49,14 @@ async fn health_says_whether_a_program_is_of_use() {
     services.extend(cluster.discovery.take());
     services.extend(cluster.index.take());
     services.append(&mut cluster.agents);
-    for service in &mut services {
+    for service in &services {
         // A health check knows the port from the configuration.
         let metrics = format!("metrics.listen={}", service.metrics().unwrap());
         let said = service.cli().run(&["--set", &metrics, "health"]).await.unwrap();
         assert_eq!(said.code, 0, "{}: {}{}", service.name, said.out, said.err);
+    }
+    for service in services.iter_mut().rev() {
+        let metrics = format!("metrics.listen={}", service.metrics().unwrap());
         service.kill().await.unwrap();
         let said = service.cli().run(&["--set", &metrics, "health"]).await.unwrap();
         assert_ne!(said.code, 0, "{} is gone: {}", service.name, said.out);

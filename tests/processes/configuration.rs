@@ -25,6 +25,11 @@ fn shipped(program: Program) -> PathBuf {
     repository().join(format!("deploy/config/{name}.toml"))
 }
 
+/// What a configuration leaves to its user: peers need a rendezvous.
+fn needed(program: Program) -> &'static [&'static str] {
+    if program == Program::Rendezvous { &[] } else { &["--set", "rendezvous=https://127.0.0.1:7400"] }
+}
+
 /// What a service is started with: the agent has verbs.
 fn verb(program: Program) -> &'static [&'static str] {
     if program == Program::Agent { &["run"] } else { &[] }
@@ -43,7 +48,7 @@ fn a_wrong_key_or_value_ends_with_64_and_names_itself() {
             (&[], &[("P2PSB_NO__SUCH", "1")], "P2PSB_NO__SUCH"),
         ];
         for (args, variables, named) in cases {
-            let output = run(program, &[&["--config", config][..], args, verb(program)].concat(), variables);
+            let output = run(program, &[&["--config", config][..], needed(program), args, verb(program)].concat(), variables);
             let said = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(64), "{} {args:?} {variables:?}: {said}", program.name());
             assert!(said.contains(named), "{} {args:?}: {said}", program.name());
@@ -67,7 +72,8 @@ fn a_file_that_is_missing_or_broken_is_named() {
 }
 
 fn printed(program: Program, config: &Path) -> String {
-    let output = run(program, &["--config", config.to_str().unwrap(), "--print-config"], &[]);
+    let args = [&["--config", config.to_str().unwrap(), "--print-config"], needed(program)].concat();
+    let output = run(program, &args, &[]);
     assert!(output.status.success(), "{}: {}", config.display(), String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -89,7 +95,8 @@ fn what_the_shipped_configurations_show_as_defaults_are_the_defaults() {
         let all = dir.path().join(program.name());
         fs::write(&all, &written).unwrap();
         assert_eq!(printed(program, &all), printed(program, &shipped), "{}", shipped.display());
-        let output = run(program, &["--config", all.to_str().unwrap(), "--check-config"], &[]);
+        let args = [&["--config", all.to_str().unwrap(), "--check-config"], needed(program)].concat();
+        let output = run(program, &args, &[]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }

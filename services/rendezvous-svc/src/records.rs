@@ -11,9 +11,6 @@ use crate::convert;
 use crate::core::table::{Merged, TableError};
 use crate::node::Node;
 
-/// A peer changes its record at most this often.
-pub(crate) const CHANGE_INTERVAL: Duration = Duration::from_secs(1);
-
 /// A peer changes its record too often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a peer may change its record once a second; try again in {retry_after:?}")]

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use indicatif::{HumanBytes, HumanCount};
+use indicatif::HumanBytes;
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::wire::agent::v1 as wire;
 use p2psb_proto::wire::agent::v1::fetch_response::Event;
 use serde_json::json;
 
 use super::daemon::{Daemon, failed};
-use super::output::{Output, Progress};
+use super::output::{Output, Progress, counted};
 use super::{Problem, paths};
 use crate::core::reference::Reference;
 
@@ -120,10 +120,10 @@ fn show(result: &wire::FetchResult, output: &Output) {
         "bytes_fetched": result.bytes_fetched,
     });
     let text = format!(
-        "fetched {}\n{} in {} files into {}; {} came from other peers",
+        "fetched {}\n{} in {} into {}; {} came from other peers",
         result.reference,
         HumanBytes(result.total_size),
-        HumanCount(result.file_count),
+        counted(result.file_count, "file"),
         result.target,
         HumanBytes(result.bytes_fetched),
     );

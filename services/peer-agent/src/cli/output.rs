@@ -3,7 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use p2psb_proto::error::{Failure, Reason};
 use serde_json::{Value, json};
 
@@ -65,6 +65,11 @@ impl Output {
         self.object(&object);
         let _ = writeln!(std::io::stderr().lock(), "error: {message} [{reason}]");
     }
+}
+
+/// "1 file", "2,001 files".
+pub(super) fn counted(count: u64, one: &str) -> String {
+    format!("{} {one}{}", HumanCount(count), if count == 1 { "" } else { "s" })
 }
 
 /// Progress: a bar on a terminal, plain lines elsewhere, objects with JSON.

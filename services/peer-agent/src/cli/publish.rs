@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use indicatif::{HumanBytes, HumanCount};
+use indicatif::HumanBytes;
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::wire::agent::v1 as wire;
 use p2psb_proto::wire::agent::v1::publish_response::Event;
 use serde_json::json;
 
 use super::daemon::{Daemon, failed};
-use super::output::{Output, Progress};
+use super::output::{Output, Progress, counted};
 use super::{Problem, paths};
 
 /// What to publish.
@@ -90,7 +90,7 @@ fn tell(progress: &mut Progress, now: &wire::PublishProgress) {
     });
     let what = match (now.files, now.bytes_total > 0 && now.bytes_done >= now.bytes_total) {
         (0, _) => "looking for files".to_owned(),
-        (files, false) => format!("reading {} files", HumanCount(files)),
+        (files, false) => format!("reading {}", counted(files, "file")),
         (_, true) => "releasing".to_owned(),
     };
     progress.tell(&object, &what, now.bytes_done, now.bytes_total);
@@ -106,10 +106,10 @@ fn show(result: &wire::PublishResult, output: &Output) {
         "indexes": result.indexes,
     });
     let text = format!(
-        "published {}\n{} in {} files, known to {} {}",
+        "published {}\n{} in {}, known to {} {}",
         result.reference,
         HumanBytes(result.total_size),
-        HumanCount(result.file_count),
+        counted(result.file_count, "file"),
         result.indexes.len(),
         if result.indexes.len() == 1 { "index" } else { "indexes" },
     );

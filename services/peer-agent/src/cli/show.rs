@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use indicatif::{HumanBytes, HumanCount};
+use indicatif::HumanBytes;
 use p2psb_proto::error::Failure;
 use p2psb_proto::model::presence::LocatedPeer;
 use p2psb_proto::model::time::duration_from_wire;
@@ -12,7 +12,7 @@ use p2psb_proto::wire::package_index::v1::PackageSummary;
 use serde_json::{Value, json};
 
 use super::daemon::{Daemon, failed};
-use super::output::Output;
+use super::output::{Output, counted};
 use super::{Problem, fetch};
 
 /// Searches packages.
@@ -64,11 +64,10 @@ fn summary(package: &PackageSummary) -> (Value, String) {
     }
     let _ = write!(
         text,
-        "  {} in {} files, {} {}",
+        "  {} in {}, {}",
         HumanBytes(package.total_size),
-        HumanCount(package.file_count),
-        package.host_count,
-        if package.host_count == 1 { "host" } else { "hosts" },
+        counted(package.file_count, "file"),
+        counted(package.host_count.into(), "host"),
     );
     if !package.tags.is_empty() {
         let _ = write!(text, "  #{}", plain(&package.tags.join(" #")));
@@ -157,8 +156,8 @@ fn status_text(status: &wire::GetStatusResponse) -> String {
         let size = HumanBytes(package.total_size);
         let _ = writeln!(
             text,
-            "  {name}\n    {size} in {} files at {}",
-            HumanCount(package.file_count),
+            "  {name}\n    {size} in {} at {}",
+            counted(package.file_count, "file"),
             package.path
         );
         if !package.problem.is_empty() {
@@ -226,7 +225,7 @@ pub(super) async fn health(mut daemon: Daemon, output: &Output) -> Result<bool, 
     let object = json!({"event": "health", "healthy": online > 0, "sessions": online, "problem": problem});
     let text = match online {
         0 => format!("not healthy: no session with a rendezvous: {problem}"),
-        online => format!("healthy: {online} {}", if online == 1 { "session" } else { "sessions" }),
+        online => format!("healthy: {}", counted(online as u64, "session")),
     };
     output.result(&object, &text);
     Ok(online > 0)

@@ -12,8 +12,8 @@ use p2psb_proto::model::{Address, AddressKind, PeerId};
 pub const MAX_HOSTS: usize = 1000;
 
 /// The first pause after a failure, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(2);
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug)]
 struct Host {

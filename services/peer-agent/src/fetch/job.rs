@@ -69,6 +69,21 @@ pub(super) struct Job {
     pub(super) stop: CancellationToken,
 }
 
+/// The search for hosts.
+struct Search {
+    hosts: Hosts,
+    backoff: Backoff,
+    /// What was wrong with the last one.
+    problem: String,
+}
+
+impl Search {
+    fn new() -> Self {
+        let backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, fastrand::Rng::new());
+        Self { hosts: Hosts::default(), backoff, problem: String::new() }
+    }
+}
+
 /// Why a fetch ended without a result.
 #[derive(Debug)]
 pub(super) enum Ended {
@@ -139,28 +154,23 @@ impl Job {
         if local(worker).await? {
             return Ok(());
         }
-        let mut hosts = Hosts::default();
-        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, fastrand::Rng::new());
+        let mut search = Search::new();
         loop {
-            let waiting = match self.means.indexes.hosts(self.goal.manifest).await {
+            let silent = match self.means.indexes.hosts(self.goal.manifest).await {
                 Ok(mut found) => {
                     found.retain(|host| *host != self.means.own);
-                    hosts.found(&found);
+                    search.hosts.found(&found);
                     None
                 }
                 Err(failure) => Some(failure.message),
             };
-            let mut problems = Vec::new();
-            while let Some(host) = hosts.next(self.means.clock.now()) {
-                match self.try_host(host, worker, &mut hosts).await? {
-                    None => return Ok(()),
-                    Some(problem) => problems.push(problem),
+            while let Some(host) = search.hosts.next(self.means.clock.now()) {
+                if self.try_host(host, worker, &mut search).await? {
+                    return Ok(());
                 }
-                backoff.reset();
             }
-            let (known, banned) = hosts.count();
-            let waiting_for = waiting.unwrap_or_else(|| waiting_for(known, banned, &problems));
-            let delay = backoff.next_delay();
+            let waiting_for = silent.unwrap_or_else(|| waiting_for(search.hosts.count(), &search.problem));
+            let delay = search.backoff.next_delay();
             tracing::info!(reference = self.goal.reference, waiting_for, ?delay, "no host can be reached");
             self.say(wire::FetchState::Waiting, |progress| {
                 progress.host.clear();
@@ -170,13 +180,13 @@ impl Job {
         }
     }
 
-    /// Fetches from one host: `None` if everything is there, else what was wrong.
+    /// Fetches from one host; `true` if everything is there now.
     async fn try_host(
         &self,
         host: PeerId,
         worker: &mut Worker,
-        hosts: &mut Hosts,
-    ) -> Result<Option<String>, Failure> {
+        search: &mut Search,
+    ) -> Result<bool, Failure> {
         let mut delivered = 0;
         let outcome = match self.reach(host).await {
             Ok(mut link) => {
@@ -189,25 +199,25 @@ impl Job {
             }
             Err(failure) => Outcome::Left(failure),
         };
-        let now = self.means.clock.now();
         if delivered > 0 {
-            hosts.delivered(host);
+            search.hosts.delivered(host);
+            search.backoff.reset();
         }
-        let problem = match outcome {
-            Outcome::Complete => return Ok(None),
+        match outcome {
+            Outcome::Complete => return Ok(true),
             Outcome::Left(failure) => {
                 tracing::info!(%host, reason = %failure.reason, error = %failure.message, "left a host");
-                hosts.failed(host, now, fastrand::f64());
-                failure.message
+                search.hosts.failed(host, self.means.clock.now(), fastrand::f64());
+                search.problem = failure.message;
             }
             Outcome::Lied(digest) => {
                 tracing::warn!(%host, reason = %Reason::ChunkCorrupt, %digest, "a host sent wrong bytes; it is banned from this fetch");
                 metrics::counter!("fetch_hosts_banned_total").increment(1);
-                hosts.ban(host);
-                format!("{} sent wrong bytes", host.short())
+                search.hosts.ban(host);
+                search.problem = format!("{} sent wrong bytes", host.short());
             }
-        };
-        Ok(Some(problem))
+        }
+        Ok(false)
     }
 
     async fn reach(&self, host: PeerId) -> Result<crate::exchange::Link, Failure> {
@@ -279,17 +289,14 @@ fn take_over(progress: &mut wire::FetchProgress, now: FetchProgress) {
     }
 }
 
-fn waiting_for(known: usize, banned: usize, problems: &[String]) -> String {
+fn waiting_for((known, banned): (usize, usize), problem: &str) -> String {
     let what = match (known, banned) {
-        (0, _) => "a host: nobody announces this content now".to_owned(),
+        (0, _) => return "a host: nobody announces this content now".to_owned(),
         (known, banned) if known == banned => format!("another host: all {known} sent wrong bytes"),
         (known, 0) => format!("a host: none of {known} can be reached"),
         (known, banned) => format!("a host: none of {known} can be used ({banned} sent wrong bytes)"),
     };
-    match problems.last() {
-        Some(problem) => format!("{what}; last: {problem}"),
-        None => what,
-    }
+    if problem.is_empty() { what } else { format!("{what}; last: {problem}") }
 }
 
 #[cfg(test)]
@@ -298,9 +305,9 @@ mod tests {
 
     #[test]
     fn what_is_waited_for_is_said() {
-        assert!(waiting_for(0, 0, &[]).contains("nobody announces"));
-        assert!(waiting_for(2, 2, &[]).contains("wrong bytes"));
-        assert!(waiting_for(2, 0, &["refused".into()]).ends_with("last: refused"));
+        assert!(waiting_for((0, 0), "").contains("nobody announces"));
+        assert!(waiting_for((2, 2), "").contains("wrong bytes"));
+        assert!(waiting_for((2, 0), "refused").ends_with("last: refused"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::convert;
 use crate::core::session::Freed;
 use crate::core::table::{Item, Merged};
 use crate::node::{Caller, Node};
-use crate::records::{CHANGE_INTERVAL, TooOften, only_record};
+use crate::records::{TooOften, only_record};
 
 /// Gives a challenge.
 pub(super) fn challenge(
@@ -86,13 +86,7 @@ fn enter(node: &Node, caller: &Caller, item: Item, proof: Bytes) -> Result<std::
         // The same call again: nothing happens twice.
         return Ok(until.saturating_duration_since(now.mono));
     }
-    let is_change = directory.table.seq(&peer).is_none_or(|stored| stored < seq);
-    let wait = directory
-        .sessions
-        .registered_at(&peer)
-        .and_then(|at| (at + CHANGE_INTERVAL).checked_duration_since(now.mono))
-        .filter(|wait| is_change && !wait.is_zero());
-    if let Some(retry_after) = wait {
+    if let Some(retry_after) = directory.table.wait(&item, now.wall) {
         return Err(TooOften { retry_after }.into());
     }
     let anew = directory.sessions.registers_anew(&peer);
@@ -126,6 +120,10 @@ pub(super) fn unregister(
         return Err(RecordError::Type { expected: "RECORD_TYPE_PEER_WITHDRAWAL", found }.into());
     }
     let peer = statement.peer_id();
+    let wait = node.directory.read().table.wait(&convert::item(&statement), node.now().wall);
+    if let Some(retry_after) = wait {
+        return Err(TooOften { retry_after }.into());
+    }
     if node.offer(&statement)? == Merged::Changed {
         let freed = node.directory.write().sessions.unregister(&peer, node.now().mono);
         if let Some(Freed(from)) = freed {

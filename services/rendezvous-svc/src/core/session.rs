@@ -266,13 +266,6 @@ impl Sessions {
         !matches!(phase, Some(Phase::Live | Phase::Registered { .. }))
     }
 
-    /// When the peer registered last, if it is listed by a registration.
-    #[must_use]
-    pub fn registered_at(&self, peer: &PeerId) -> Option<Instant> {
-        let entry = self.entries.get(peer)?;
-        matches!(entry.phase, Phase::Registered { .. }).then_some(entry.heard)
-    }
-
     /// Ends a registration, not a session.
     pub fn unregister(&mut self, peer: &PeerId, now: Instant) -> Option<Freed> {
         let entry = self.entries.get_mut(peer)?;

@@ -13,10 +13,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
+use std::time::Duration;
 
 use bytes::Bytes;
 use p2psb_proto::model::limits::{RECORD_LIFETIME, WITHDRAWAL_GRACE};
 use p2psb_proto::model::{Digest, PeerId, PeerStatement, UnixMillis};
+
+/// A peer changes what it says at most this often.
+pub const CHANGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A verified statement on its way into the table. That it belongs to this network and its clocks are sane was checked before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +130,7 @@ pub struct Entry {
     issued: UnixMillis,
     expires: UnixMillis,
     keep: UnixMillis,
+    changed: UnixMillis,
     services: Box<[Box<str>]>,
     bytes: Bytes,
 }
@@ -214,7 +219,7 @@ impl Table {
             None => {}
         }
         self.take_out(&item.peer);
-        self.put_in(item, keep);
+        self.put_in(item, keep, now);
         Ok(Merged::Changed)
     }
 
@@ -227,7 +232,7 @@ impl Table {
         }
     }
 
-    fn put_in(&mut self, item: Item, keep: UnixMillis) {
+    fn put_in(&mut self, item: Item, keep: UnixMillis, changed: UnixMillis) {
         for service in &item.services {
             match self.providers.get_mut(service) {
                 Some(peers) => peers.insert(item.peer),
@@ -236,7 +241,7 @@ impl Table {
         }
         self.forgotten.insert((keep, item.peer));
         let Item { peer, seq, digest, issued, expires, services, bytes, .. } = item;
-        self.entries.insert(peer, Entry { seq, digest, issued, expires, keep, services, bytes });
+        self.entries.insert(peer, Entry { seq, digest, issued, expires, keep, changed, services, bytes });
     }
 
     fn take_out(&mut self, peer: &PeerId) {
@@ -262,6 +267,17 @@ impl Table {
     #[must_use]
     pub fn telling(&self, peer: &PeerId, now: UnixMillis) -> Option<&Bytes> {
         self.entries.get(peer).filter(|entry| entry.is_worth_telling(now)).map(Entry::bytes)
+    }
+
+    /// How long a peer that asks for it by a call must wait before `item` may take the place of what it said last. A record may
+    /// be withdrawn at once.
+    #[must_use]
+    pub fn wait(&self, item: &Item, now: UnixMillis) -> Option<Duration> {
+        let stored = self.entries.get(&item.peer).filter(|stored| stored.seq < item.seq)?;
+        let withdraws = item.expires == UnixMillis::default() && stored.is_valid(now);
+        // After the clock was set back nobody waits for it.
+        let since = (stored.changed <= now).then(|| now.since(stored.changed))?;
+        CHANGE_INTERVAL.checked_sub(since).filter(|wait| !withdraws && !wait.is_zero())
     }
 
     /// Whether exactly this statement of the peer is the newest known: then there is nothing to verify.
@@ -331,8 +347,6 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -425,6 +439,25 @@ mod tests {
         table.offer(item(&record(2, 1, &[])), T0).unwrap();
         assert_eq!(table.offer(item(&record(3, 1, &[])), T0), Err(TableError::Full { limit: 2 }));
         assert_eq!(table.offer(item(&record(2, 2, &[])), T0), Ok(Merged::Changed));
+    }
+
+    #[test]
+    fn a_peer_changes_what_it_says_once_a_second_but_may_withdraw_at_once() {
+        let mut table = table();
+        let at = |millis| T0.plus(Duration::from_millis(millis));
+        let wait =
+            |table: &Table, statement: &PeerStatement, millis| table.wait(&item(statement), at(millis));
+        assert_eq!(wait(&table, &record(1, 1, &[]), 0), None, "the first one");
+        table.offer(item(&record(1, 1, &[])), T0).unwrap();
+        assert_eq!(wait(&table, &record(1, 1, &[]), 0), None, "nothing would change");
+        assert_eq!(wait(&table, &record(1, 2, &[]), 300), Some(Duration::from_millis(700)));
+        assert_eq!(wait(&table, &record(1, 2, &[]), 1000), None);
+        assert_eq!(wait(&table, &withdrawal(1, 2), 300), None);
+        table.offer(item(&withdrawal(1, 2)), at(300)).unwrap();
+        for next in [&withdrawal(1, 3), &record(1, 3, &[])] {
+            assert_eq!(wait(&table, next, 301), Some(Duration::from_millis(999)));
+            assert_eq!(wait(&table, next, 0), None, "the clock was set back");
+        }
     }
 
     #[test]

@@ -19,8 +19,9 @@ use super::Stream;
 use super::handshake::{from_stream, named_rendezvous};
 use crate::api::status::{draining, session_replaced};
 use crate::core::session::{Ending, Ticket};
+use crate::core::table::CHANGE_INTERVAL;
 use crate::node::Node;
-use crate::records::{CHANGE_INTERVAL, TooOften, refresh_after};
+use crate::records::{TooOften, refresh_after};
 
 /// After the drain hint, how long the peer may take to leave by itself.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);

@@ -123,7 +123,8 @@ async fn registrations_from_one_address_are_limited_and_renewing_is_not() {
 
 #[tokio::test]
 async fn an_unregistered_peer_is_unknown_and_its_old_record_cannot_come_back() {
-    let (server, peer) = (TestServer::start(|_| ()).await, Peer::new());
+    let (clock, hand) = Clock::manual(SystemTime::now());
+    let (server, peer) = (TestServer::start_at(clock, |_| ()).await, Peer::new());
     peer.register(&server, 1).await.unwrap();
     let withdrawal = peer.withdrawal(2);
     for _ in 0..2 {
@@ -131,6 +132,8 @@ async fn an_unregistered_peer_is_unknown_and_its_old_record_cannot_come_back() {
     }
     assert_eq!(reason(server.locate(&peer.id()).await), Reason::PeerUnknown);
     assert_eq!(reason(peer.register(&server, 1).await), Reason::RecordStale);
+    assert_eq!(reason(peer.unregister(&server, 3).await), Reason::LimitExceeded, "not in the same second");
+    hand.advance(Duration::from_secs(1));
     peer.register(&server, 3).await.unwrap();
     assert_eq!(server.state(&peer.id()).await, Some(PresenceState::Online));
 }
