@@ -83,7 +83,11 @@ pub(crate) async fn tell(cluster: &Cluster, input: &Path, teller: &Teller) -> Re
     for agent in [&alice, &bob] {
         wait_for("the agents find rendezvous and index", JOINING, async || joined(agent).await).await?;
     }
-    teller.say("joined", "both agents know only the rendezvous; through them they found the index", json!({}));
+    teller.say(
+        "joined",
+        "both agents know only the rendezvous; through them they found the index",
+        json!({}),
+    );
 
     let reference = publish(&alice, input, teller).await?;
     search(&bob, &reference, teller).await?;
@@ -150,7 +154,8 @@ async fn search(bob: &Agent, reference: &str, teller: &Teller) -> Result<()> {
     let begin = Instant::now();
     let found = wait_for("the search finds the package with its host", QUERY, async || {
         let packages = bob.objects(&["search", name]).await.map_err(|t| t.to_string())?;
-        let is_it = |p: &&Value| p.get("name").and_then(Value::as_str) == Some(name) && number(p, "host_count") > 0;
+        let is_it =
+            |p: &&Value| p.get("name").and_then(Value::as_str) == Some(name) && number(p, "host_count") > 0;
         packages.iter().find(is_it).cloned().ok_or_else(|| format!("{packages:?}"))
     })
     .await?;
@@ -173,7 +178,7 @@ async fn locate(cluster: &Cluster, publisher: &PeerId, teller: &Teller) -> Resul
     let begin = Instant::now();
     let connection = dialer.dial(&endpoint).await.context("dialing discovery")?;
     let mut client = DiscoveryServiceClient::with_origin(connection.clone(), connection.origin());
-    let request = LocateRequest { peer_id: publisher.to_wire(), ..LocateRequest::default() };
+    let request = LocateRequest { peer_id: publisher.to_wire() };
     let answer = client.locate(request).await.context("locating through discovery")?.into_inner();
     let peer = answer.peer.context("discovery answered without a peer")?;
     let located = LocatedPeer::try_from(peer).context("the located peer's record")?;
@@ -193,7 +198,11 @@ async fn locate(cluster: &Cluster, publisher: &PeerId, teller: &Teller) -> Resul
         text,
         json!({ "peer": publisher.to_string(), "online": online, "addresses": addresses }),
     );
-    if online { Ok(()) } else { Err(Trouble::new("the publisher is there, and discovery says it is not online")) }
+    if online {
+        Ok(())
+    } else {
+        Err(Trouble::new("the publisher is there, and discovery says it is not online"))
+    }
 }
 
 async fn fetch(bob: &Agent, reference: &str, target: &Path, teller: &Teller) -> Result<()> {
@@ -249,7 +258,8 @@ fn memory(cluster: &Cluster, sampler: &Sampler, teller: &Teller) {
     let peaks: Vec<_> =
         agents(cluster).filter_map(|a| Some((a.name.clone(), sampler.peak(a.pid()?)))).collect();
     let shown: Vec<_> = peaks.iter().map(|(name, peak)| format!("{name} {}", Size(*peak))).collect();
-    let facts: Vec<_> = peaks.iter().map(|(name, peak)| json!({ "name": name, "peak_rss_anon": peak })).collect();
+    let facts: Vec<_> =
+        peaks.iter().map(|(name, peak)| json!({ "name": name, "peak_rss_anon": peak })).collect();
     teller.say("memory", format_args!("most memory held: {}", shown.join(", ")), json!({ "agents": facts }));
 }
 
@@ -263,12 +273,14 @@ pub(crate) fn suggest(cluster: &Cluster, told: &Told, teller: &Teller) {
         commands.push(("publish something", alice.shown("publish FOLDER --name my-folder")));
         commands.push(("find it", bob.shown("search my-folder")));
         commands.push(("fetch it", bob.shown("fetch my-folder")));
-        commands.push(("fetch the first one again", bob.shown(&format!("fetch {} -o again", told.reference))));
+        commands
+            .push(("fetch the first one again", bob.shown(&format!("fetch {} -o again", told.reference))));
     }
     if let Some(discovery) = &cluster.discovery {
         let pem = discovery.data_dir().join("tls.pem");
         let url = format!("{}/p2psb.discovery.v1.DiscoveryService/ListRendezvous", discovery.endpoint());
-        let call = format!("buf curl --protocol grpc --schema proto --cacert {} {url} -d '{{}}'", pem.display());
+        let call =
+            format!("buf curl --protocol grpc --schema proto --cacert {} {url} -d '{{}}'", pem.display());
         commands.push(("ask discovery from any gRPC client", call));
     }
     teller.remark("\nEverything keeps running until Ctrl-C. Try:\n");

@@ -21,7 +21,8 @@ fn told() -> BTreeSet<(usize, String)> {
         let words: Vec<_> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
         for pair in words.windows(2) {
             let program = Program::ALL.iter().position(|p| p.name() == pair[0]);
-            let is_verb = pair[1].chars().all(|c| c.is_ascii_lowercase() || c == '-') && !pair[1].starts_with('-');
+            let is_verb =
+                pair[1].chars().all(|c| c.is_ascii_lowercase() || c == '-') && !pair[1].starts_with('-');
             if let (Some(program), true) = (program, is_verb) {
                 out.insert((program, pair[1].to_owned()));
             }
@@ -38,7 +39,12 @@ fn every_command_of_the_readme_exists() {
     for (program, verb) in told {
         let program = Program::ALL[program];
         let output = Command::new(binaries.path(program)).args([&verb, "--help"]).output().unwrap();
-        assert!(output.status.success(), "{} {verb}: {}", program.name(), String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{} {verb}: {}",
+            program.name(),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 
@@ -70,7 +76,11 @@ fn help_and_version_need_no_configuration() {
         for flag in ["--help", "--version"] {
             let output = Command::new(binaries.path(program)).arg(flag).output().unwrap();
             let said = String::from_utf8_lossy(&output.stdout);
-            assert!(output.status.success() && said.contains(program.name()), "{} {flag}: {said}", program.name());
+            assert!(
+                output.status.success() && said.contains(program.name()),
+                "{} {flag}: {said}",
+                program.name()
+            );
         }
     }
 }

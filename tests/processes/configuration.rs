@@ -35,12 +35,15 @@ fn verb(program: Program) -> &'static [&'static str] {
     if program == Program::Agent { &["run"] } else { &[] }
 }
 
+/// Arguments, variables, and what must be named.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
+
 #[test]
 fn a_wrong_key_or_value_ends_with_64_and_names_itself() {
     for program in Program::ALL {
         let config = shipped(program);
         let config = config.to_str().unwrap();
-        let cases: [(&[&str], &[(&str, &str)], &str); 5] = [
+        let cases: [Case<'_>; 5] = [
             (&["--set", "lisen=127.0.0.1:0"], &[], "lisen"),
             (&["--set", "listen=nonsense"], &[], "listen"),
             (&["--set", "network.name=A B"], &[], "network.name"),
@@ -48,7 +51,11 @@ fn a_wrong_key_or_value_ends_with_64_and_names_itself() {
             (&[], &[("P2PSB_NO__SUCH", "1")], "P2PSB_NO__SUCH"),
         ];
         for (args, variables, named) in cases {
-            let output = run(program, &[&["--config", config][..], needed(program), args, verb(program)].concat(), variables);
+            let output = run(
+                program,
+                &[&["--config", config][..], needed(program), args, verb(program)].concat(),
+                variables,
+            );
             let said = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(64), "{} {args:?} {variables:?}: {said}", program.name());
             assert!(said.contains(named), "{} {args:?}: {said}", program.name());

@@ -37,9 +37,9 @@ fn lines() -> BTreeSet<String> {
 
 /// The line with its default port replaced by where the service really is.
 fn aimed(line: &str, services: &[(&str, String)], token: &str) -> String {
-    let aimed = services.iter().fold(line.to_owned(), |line, (port, addr)| {
-        line.replace(&format!("127.0.0.1:{port}"), addr)
-    });
+    let aimed = services
+        .iter()
+        .fold(line.to_owned(), |line, (port, addr)| line.replace(&format!("127.0.0.1:{port}"), addr));
     aimed.replace("$TOKEN", token)
 }
 
@@ -67,7 +67,8 @@ async fn every_line_that_the_contract_tells_people_to_try_works() {
     let lines = lines();
     assert!(lines.len() >= 10, "{lines:?}");
     for line in lines {
-        let script = format!("{} {}", buf.display(), aimed(&line, &services, control["token"].as_str().unwrap()));
+        let script =
+            format!("{} {}", buf.display(), aimed(&line, &services, control["token"].as_str().unwrap()));
         let mut command = tokio::process::Command::new("sh");
         clean_environment(&mut command);
         let output = command.args(["-c", &script]).current_dir(repository()).output().await.unwrap();

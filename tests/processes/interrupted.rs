@@ -29,7 +29,8 @@ async fn middle(rendezvous: usize) -> Middle {
     let published = publish(&cluster.agent("alice").unwrap(), &input, &[]).await;
     let manifest: Digest = text(&published, "manifest_digest").parse().unwrap();
     let alice = cluster.agents[0].dialed().unwrap();
-    let silent = Liar::start(Lie::Stalls { after: PASSED }, &cluster.endpoints().unwrap(), alice).await.unwrap();
+    let silent =
+        Liar::start(Lie::Stalls { after: PASSED }, &cluster.endpoints().unwrap(), alice).await.unwrap();
     eventually!("the silent host is online", silent.peer().online() == rendezvous.min(3));
     // Who announced last is asked first.
     silent.claim(&cluster.index.as_ref().unwrap().dialed().unwrap(), manifest).await.unwrap();
@@ -64,7 +65,8 @@ async fn an_agent_killed_in_the_middle_of_a_fetch_goes_on_where_it_was() {
     // The same command joins the fetch, which went on by itself.
     let fetched = fetch(&bob, &reference, &target).await;
     assert_same(&input, &target);
-    let (bytes, total) = (fetched["bytes_fetched"].as_u64().unwrap(), fetched["total_size"].as_u64().unwrap());
+    let (bytes, total) =
+        (fetched["bytes_fetched"].as_u64().unwrap(), fetched["total_size"].as_u64().unwrap());
     assert!(bytes <= total + total / 10, "{bytes} of {total}: what was there was fetched again");
     assert!(bob.json(&["status"]).await.unwrap()["fetches"].as_array().unwrap().is_empty());
 }

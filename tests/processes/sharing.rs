@@ -49,8 +49,10 @@ async fn versions_follow_each_other_and_requirements_choose() {
     assert!(text(&first, "reference").ends_with("/notes@0.1.0"));
     assert!(text(&second, "reference").ends_with("/notes@0.2.0"));
     publish(&alice, &one, &["--name", "notes", "--version", "2.0.0-rc.1"]).await;
-    let (reason, message) =
-        alice.refused(&["publish", two.to_str().unwrap(), "--name", "notes", "--version", "0.1.0"]).await.unwrap();
+    let (reason, message) = alice
+        .refused(&["publish", two.to_str().unwrap(), "--name", "notes", "--version", "0.1.0"])
+        .await
+        .unwrap();
     assert_eq!(reason, "VERSION_EXISTS", "{message}");
 
     // Without -o the folder is name-version, where the command was typed.

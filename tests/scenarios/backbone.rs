@@ -114,7 +114,10 @@ async fn rendezvous_with_different_keys_do_not_bridge() {
     let stranger = bind::<Rendezvous>(settings).await.unwrap();
     let at = endpoint(&stranger).unwrap();
     let peer = Peer::start(std::slice::from_ref(&at)).unwrap();
-    eventually!("the peer is online at the stranger", state(&at, &peer.id()).await == Some(PresenceState::Online));
+    eventually!(
+        "the peer is online at the stranger",
+        state(&at, &peer.id()).await == Some(PresenceState::Online)
+    );
     assert_eq!((listed(&at).await, listed(&backbone.endpoints[0]).await), (1, 1));
     assert_eq!(state(&backbone.endpoints[0], &peer.id()).await, None, "nothing crosses");
 }

@@ -67,12 +67,13 @@ impl Catalogue {
     }
 
     async fn publish(&mut self, entry: &Signed<PackageEntry>) -> Result<(), Status> {
-        let request = PublishRequest { entry: Some(entry.to_wire()), ..Default::default() };
+        let request = PublishRequest { entry: Some(entry.to_wire()) };
         self.client.publish(request).await.map(|_| ())
     }
 
     async fn resolve(&mut self, requirement: &str) -> Result<String, Status> {
-        let request = ResolveRequest { name: "demo".into(), requirement: requirement.into(), ..Default::default() };
+        let request =
+            ResolveRequest { name: "demo".into(), requirement: requirement.into(), ..Default::default() };
         let answer = self.client.resolve(request).await?.into_inner();
         let entry = Signed::<PackageEntry>::verify_field(answer.entry).unwrap();
         Ok(entry.value().action.version().to_string())
@@ -139,10 +140,13 @@ async fn hosts_are_those_with_a_running_lease() {
     let request = AnnounceHostRequest {
         lease: Some(sign(&lease, host.key()).to_wire()),
         claims: vec![forged.to_wire(), sign(&claim, host.key()).to_wire()],
-        ..Default::default()
     };
     let answer = catalogue.client.announce_host(request).await.unwrap().into_inner();
-    assert_eq!(answer.errors.iter().map(|e| e.index).collect::<Vec<_>>(), [0], "another's claim is refused alone");
+    assert_eq!(
+        answer.errors.iter().map(|e| e.index).collect::<Vec<_>>(),
+        [0],
+        "another's claim is refused alone"
+    );
     assert_eq!(answer.known_claims, 1);
 
     let request = FindHostsRequest { manifest_digest: manifest.to_wire(), ..Default::default() };

@@ -22,7 +22,7 @@ async fn client(at: &Endpoint) -> Client {
 }
 
 async fn locate(client: &mut Client, peer: &PeerId) -> Result<LocatedPeer, Status> {
-    let request = LocateRequest { peer_id: peer.to_wire(), ..LocateRequest::default() };
+    let request = LocateRequest { peer_id: peer.to_wire() };
     let peer = client.locate(request).await?.into_inner().peer.expect("a peer");
     Ok(LocatedPeer::try_from(peer).expect("a verified record"))
 }
@@ -80,8 +80,7 @@ async fn it_registers_itself_as_a_provider() {
     eventually!("discovery is found by its service", {
         let request = FindByServiceRequest { service: "p2psb.discovery".into(), ..Default::default() };
         let found = client.find_by_service(request).await.unwrap().into_inner().peers;
-        found.len() == 1
-            && LocatedPeer::try_from(found[0].clone()).unwrap().peer_id() == discovery.peer_id()
+        found.len() == 1 && LocatedPeer::try_from(found[0].clone()).unwrap().peer_id() == discovery.peer_id()
     });
     let request = FindByServiceRequest { service: "Not A Name".into(), ..Default::default() };
     let status = client.find_by_service(request).await.unwrap_err();

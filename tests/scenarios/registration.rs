@@ -27,7 +27,7 @@ impl Unary {
     async fn new(at: &Endpoint) -> Self {
         let identity = Identity::ephemeral().unwrap();
         let mut client = client(at).await.unwrap();
-        let request = GetChallengeRequest { peer_id: identity.peer_id().to_wire(), ..Default::default() };
+        let request = GetChallengeRequest { peer_id: identity.peer_id().to_wire() };
         let answer = client.get_challenge(request).await.unwrap().into_inner();
         let server = PeerId::from_slice(&answer.server_id).unwrap();
         Self { identity, client, server, challenge: answer.challenge }
@@ -38,7 +38,7 @@ impl Unary {
     }
 
     async fn send(&mut self, record: SignedRecord, proof: ChallengeProof) -> Result<(), Status> {
-        let request = RegisterRequest { record: Some(record), proof: Some(proof), ..Default::default() };
+        let request = RegisterRequest { record: Some(record), proof: Some(proof) };
         self.client.register(request).await.map(|_| ())
     }
 
@@ -77,11 +77,7 @@ async fn a_registration_holds_repeats_harmlessly_and_can_be_withdrawn() {
     let withdrawal = PeerWithdrawal { network: network().unwrap(), seq, issued: now() };
     let withdrawal = sign(&withdrawal, &unary.identity).unwrap();
     let proof = unary.answer(ChallengeAction::Unregister, &withdrawal.digest());
-    let request = UnregisterRequest {
-        withdrawal: Some(withdrawal.to_wire()),
-        proof: Some(proof),
-        ..Default::default()
-    };
+    let request = UnregisterRequest { withdrawal: Some(withdrawal.to_wire()), proof: Some(proof) };
     unary.client.unregister(request).await.unwrap();
     let gone = locate(at, &id).await;
     assert!(gone.is_err() || gone.is_ok_and(|l| l.presence.state == PresenceState::Offline));
@@ -156,7 +152,7 @@ async fn a_challenge_of_one_server_is_worth_nothing_at_another() {
     let mut second = client(&backbone.endpoints[1]).await.unwrap();
     let record = record(&first.identity, 0).unwrap();
     let proof = first.answer(ChallengeAction::Register, &record.digest());
-    let request = RegisterRequest { record: Some(record.to_wire()), proof: Some(proof), ..Default::default() };
+    let request = RegisterRequest { record: Some(record.to_wire()), proof: Some(proof) };
     let reason = refused(second.register(request).await.map(|_| ()));
     assert!(matches!(reason, Reason::ChallengeExpired | Reason::ProofInvalid), "{reason}");
 }

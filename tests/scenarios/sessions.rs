@@ -42,12 +42,8 @@ impl ByHand {
         let (say, said) = mpsc::channel(8);
         let hello = Hello::own(network().unwrap(), identity.peer_id(), "test/1", now());
         let (client_nonce, session_seq) = ([5; 32], now().0);
-        let first = SessionHello {
-            hello: Some(hello),
-            client_nonce: client_nonce.to_vec().into(),
-            session_seq,
-            ..SessionHello::default()
-        };
+        let first =
+            SessionHello { hello: Some(hello), client_nonce: client_nonce.to_vec().into(), session_seq };
         say.send(ConnectRequest { message: Some(Said::Hello(first)) }).await.unwrap();
         let mut hear = client.connect(ReceiverStream::new(said)).await.unwrap().into_inner();
         let Some(Heard::Hello(answer)) = hear.message().await.unwrap().unwrap().message else {
@@ -67,10 +63,15 @@ impl ByHand {
     }
 
     /// Sends a proof and gives what the server makes of it.
-    async fn authenticate(&mut self, by: &Transcript, role: ProofRole, binding: &ChannelBinding) -> Result<Heard, Status> {
+    async fn authenticate(
+        &mut self,
+        by: &Transcript,
+        role: ProofRole,
+        binding: &ChannelBinding,
+    ) -> Result<Heard, Status> {
         let proof = by.prove(role, binding, self.identity.key());
         let record = record(&self.identity, 0).unwrap().to_wire();
-        let message = Authenticate { proof: Some(proof), record: Some(record), ..Authenticate::default() };
+        let message = Authenticate { proof: Some(proof), record: Some(record) };
         self.say.send(ConnectRequest { message: Some(Said::Authenticate(message)) }).await.unwrap();
         Ok(self.hear.message().await?.expect("an answer").message.expect("a message"))
     }
@@ -119,7 +120,7 @@ async fn a_hello_of_another_community_is_refused() {
     let identity = Identity::ephemeral().unwrap();
     let other = Genesis::open("other").unwrap().network_id();
     let hello = Hello::own(other, identity.peer_id(), "test/1", now());
-    let first = SessionHello { hello: Some(hello), client_nonce: vec![5; 32].into(), session_seq: 1, ..SessionHello::default() };
+    let first = SessionHello { hello: Some(hello), client_nonce: vec![5; 32].into(), session_seq: 1 };
     let (say, said) = mpsc::channel(1);
     say.send(ConnectRequest { message: Some(Said::Hello(first)) }).await.unwrap();
     let mut client = client(&backbone.endpoints[0]).await.unwrap();

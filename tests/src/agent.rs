@@ -72,7 +72,11 @@ impl Agent {
         let output = output.context(format_args!("`{}` did not end in time", args.join(" ")))?;
         let output = output.context(self.binary.display())?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok(Said { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) })
+        Ok(Said {
+            code: output.status.code().unwrap_or(-1),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        })
     }
 
     /// Runs a command that must succeed.
@@ -81,13 +85,7 @@ impl Agent {
         if said.code == 0 {
             return Ok(said);
         }
-        Err(Trouble::new(format!(
-            "`{}` ended with {}:\n{}{}",
-            args.join(" "),
-            said.code,
-            said.out,
-            said.err
-        )))
+        Err(Trouble::new(format!("`{}` ended with {}:\n{}{}", args.join(" "), said.code, said.out, said.err)))
     }
 
     /// Runs a command with `--json` that must succeed, and gives the last object it printed.

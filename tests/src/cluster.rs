@@ -204,8 +204,10 @@ impl Plan {
 
     /// Builds the programs, makes keys and configurations, starts everything and waits until it listens.
     pub async fn start(self) -> Result<Cluster> {
-        let binaries = tokio::task::spawn_blocking(Binaries::build).await.context("building the programs")??;
-        let dir = tempfile::Builder::new().prefix(&self.prefix).tempdir().context("making a temporary folder")?;
+        let binaries =
+            tokio::task::spawn_blocking(Binaries::build).await.context("building the programs")??;
+        let dir =
+            tempfile::Builder::new().prefix(&self.prefix).tempdir().context("making a temporary folder")?;
         let mut cluster = Cluster {
             rendezvous: Vec::new(),
             discovery: None,

@@ -71,7 +71,10 @@ mod tests {
 
     #[test]
     fn the_line_is_found_and_its_unit_heeded() {
-        assert_eq!(parse_rss_anon("VmRSS:\t 9 kB\nRssAnon:\t    1234 kB\nRssFile: 1 kB\n"), Some(1234 * 1024));
+        assert_eq!(
+            parse_rss_anon("VmRSS:\t 9 kB\nRssAnon:\t    1234 kB\nRssFile: 1 kB\n"),
+            Some(1234 * 1024)
+        );
         assert_eq!(parse_rss_anon("VmRSS: 9 kB\n"), None);
     }
 }

@@ -98,7 +98,7 @@ pub async fn client(endpoint: &Endpoint) -> Result<RendezvousServiceClient<Conne
 /// Asks one rendezvous for a peer.
 pub async fn locate(endpoint: &Endpoint, peer: &PeerId) -> std::result::Result<LocatedPeer, tonic::Status> {
     let mut client = client(endpoint).await.map_err(|t| tonic::Status::unavailable(t.to_string()))?;
-    let answer = client.locate(LocateRequest { peer_id: peer.to_wire(), ..LocateRequest::default() }).await?;
+    let answer = client.locate(LocateRequest { peer_id: peer.to_wire() }).await?;
     let peer = answer.into_inner().peer.ok_or_else(|| tonic::Status::internal("an answer without a peer"))?;
     LocatedPeer::try_from(peer).map_err(|e| tonic::Status::internal(e.to_string()))
 }

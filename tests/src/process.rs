@@ -78,7 +78,8 @@ impl Process {
     /// The lines of its log with this message.
     #[must_use]
     pub fn lines(&self, message: &str) -> Vec<Value> {
-        let parsed = self.logged().lines().filter_map(|l| serde_json::from_str(l).ok()).collect::<Vec<Value>>();
+        let parsed =
+            self.logged().lines().filter_map(|l| serde_json::from_str(l).ok()).collect::<Vec<Value>>();
         parsed.into_iter().filter(|l| field(l, "message").is_some_and(|m| m == message)).collect()
     }
 
@@ -125,7 +126,9 @@ impl Process {
     pub async fn ended(&mut self, within: Duration) -> Result<ExitStatus> {
         match tokio::time::timeout(within, self.child.wait()).await {
             Ok(status) => status.context(&self.name),
-            Err(_) => Err(Trouble::new(format!("{} still runs after {within:?}\n{}", self.name, self.tail()))),
+            Err(_) => {
+                Err(Trouble::new(format!("{} still runs after {within:?}\n{}", self.name, self.tail())))
+            }
         }
     }
 

@@ -11,8 +11,18 @@ const COMPOSE_TOP: [&str; 3] = ["services", "volumes", "networks"];
 
 /// Keys that only one of the two understands, or that need BuildKit or a swarm.
 const COMPOSE_UNCOMMON: [&str; 12] = [
-    "name:", "include:", "configs:", "secrets:", "develop:", "dockerfile_inline:", "pull_policy:", "attach:",
-    "additional_contexts:", "extends:", "deploy:", "required:",
+    "name:",
+    "include:",
+    "configs:",
+    "secrets:",
+    "develop:",
+    "dockerfile_inline:",
+    "pull_policy:",
+    "attach:",
+    "additional_contexts:",
+    "extends:",
+    "deploy:",
+    "required:",
 ];
 
 /// The keys at one depth of a YAML text, as far as this repository writes YAML: block style, two spaces.
@@ -54,7 +64,10 @@ fn the_compose_stack_is_three_rendezvous_discovery_index_and_what_prepares_them(
         assert!(names.contains(name), "docker-compose.yml has no service {name}");
     }
     let count = |what: &str| services.lines().filter(|l| l.trim_start().starts_with(what)).count();
-    assert!(count("P2PSB_ADVERTISE:") >= 5, "each service advertises an address that holds outside the network");
+    assert!(
+        count("P2PSB_ADVERTISE:") >= 5,
+        "each service advertises an address that holds outside the network"
+    );
     assert!(text.contains("healthcheck:") && text.contains("restart:"));
 }
 
@@ -85,7 +98,10 @@ fn every_program_has_its_commented_configuration() {
         for line in text.lines().filter(|l| l.starts_with('#') && l.contains(" = ")) {
             // Commented keys are keys, too: each must parse when it is switched on.
             let key = line.trim_start_matches('#').trim();
-            let looks_like_key = key.split(" = ").next().is_some_and(|k| k.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+            let looks_like_key = key
+                .split(" = ")
+                .next()
+                .is_some_and(|k| k.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
             if looks_like_key {
                 let parsed = key.parse::<toml::Table>();
                 assert!(parsed.is_ok(), "{path}: `{key}` is no TOML");
@@ -100,7 +116,11 @@ fn readme() -> String {
 
 /// What stands between ``` lines.
 fn code_blocks(text: &str) -> Vec<String> {
-    text.split("\n```").skip(1).step_by(2).map(|b| b.split_once('\n').map_or("", |(_, code)| code).to_owned()).collect()
+    text.split("\n```")
+        .skip(1)
+        .step_by(2)
+        .map(|b| b.split_once('\n').map_or("", |(_, code)| code).to_owned())
+        .collect()
 }
 
 #[test]
@@ -108,7 +128,10 @@ fn the_readme_has_the_two_commands_of_a_fresh_machine() {
     let text = readme();
     let blocks = code_blocks(&text);
     for command in ["cargo demo", "cargo test --workspace --locked"] {
-        assert!(blocks.iter().any(|b| b.lines().any(|l| l.trim() == command)), "README.md: no block with `{command}`");
+        assert!(
+            blocks.iter().any(|b| b.lines().any(|l| l.trim() == command)),
+            "README.md: no block with `{command}`"
+        );
     }
     assert!(read(".cargo/config.toml").contains("demo = "), "the alias");
 }
@@ -116,10 +139,14 @@ fn the_readme_has_the_two_commands_of_a_fresh_machine() {
 #[test]
 fn the_readme_names_every_program_and_every_folder() {
     let text = readme();
-    for name in PROGRAMS.iter().chain(&["proto/", "services/runtime", "services/client", "deploy/", "tests/"]) {
+    for name in PROGRAMS.iter().chain(&["proto/", "services/runtime", "services/client", "deploy/", "tests/"])
+    {
         assert!(text.contains(name), "README.md does not mention {name}");
     }
-    assert!(text.matches("Invariant:").count() >= 5, "the code map says what holds, in sentences that begin so");
+    assert!(
+        text.matches("Invariant:").count() >= 5,
+        "the code map says what holds, in sentences that begin so"
+    );
 }
 
 #[test]
@@ -128,10 +155,14 @@ fn the_readme_shows_only_calls_that_exist() {
     let descriptors = String::from_utf8_lossy(p2psb_proto::wire::DESCRIPTORS).into_owned();
     for line in text.lines().filter(|l| l.contains("buf curl") || l.contains("p2psb.")) {
         for word in line.split(|c: char| c.is_whitespace() || c == '`' || c == '\'' || c == '"') {
-            let Some((service, method)) = word.split_once(".v1.").and_then(|(_, tail)| tail.split_once('/')) else {
+            let Some((service, method)) = word.split_once(".v1.").and_then(|(_, tail)| tail.split_once('/'))
+            else {
                 continue;
             };
-            assert!(descriptors.contains(service) && descriptors.contains(method), "README.md: no method {word}");
+            assert!(
+                descriptors.contains(service) && descriptors.contains(method),
+                "README.md: no method {word}"
+            );
         }
     }
 }

@@ -10,13 +10,18 @@ const TOP: [&str; 8] =
 
 const MAIN_LINES: usize = 40;
 const FILE_LINES: usize = 700;
+/// A file of tests is a list: it is read entry by entry.
+const TEST_FILE_LINES: usize = 1000;
 
 /// Sources that may wait for time to pass, and why.
 const MAY_SLEEP: [(&str, &str); 1] =
     [("tests/src/eventually.rs", "waits between two looks at a condition, so that nobody else has to")];
 
 /// Sources that may hold `unsafe`, and why.
-const MAY_BE_UNSAFE: [(&str, &str); 0] = [];
+const MAY_BE_UNSAFE: [(&str, &str); 1] = [(
+    "services/peer-agent/src/content/testing.rs",
+    "tests give one thread its own view of mounts, so that its disk can be full",
+)];
 
 #[test]
 fn the_top_of_the_repository_is_fixed() {
@@ -37,7 +42,9 @@ fn every_source_says_what_it_is_for() {
 
 #[test]
 fn main_files_only_start_things() {
-    for source in sources().iter().filter(|s| s.path.starts_with("services/") && s.path.ends_with("src/main.rs")) {
+    for source in
+        sources().iter().filter(|s| s.path.starts_with("services/") && s.path.ends_with("src/main.rs"))
+    {
         let lines = source.text.lines().count();
         assert!(lines <= MAIN_LINES, "{} has {lines} lines, at most {MAIN_LINES}", source.path);
     }
@@ -47,10 +54,11 @@ fn main_files_only_start_things() {
 fn no_file_is_longer_than_one_can_keep_in_mind() {
     let long: Vec<_> = sources()
         .iter()
-        .map(|s| (s.path.clone(), s.product().lines().count()))
-        .filter(|(_, lines)| *lines > FILE_LINES)
+        .map(|s| (s, s.product().lines().count()))
+        .filter(|(s, lines)| *lines > if s.is_test() { TEST_FILE_LINES } else { FILE_LINES })
+        .map(|(s, lines)| format!("{}: {lines} lines", s.path))
         .collect();
-    assert!(long.is_empty(), "longer than {FILE_LINES} lines without their tests: {long:?}");
+    assert!(long.is_empty(), "split these: {long:#?}");
 }
 
 #[test]
@@ -72,7 +80,8 @@ fn nothing_is_left_for_later() {
     for source in sources() {
         wrong.extend(hits(&source.path, &source.code(), &["todo!", "unimplemented!", "dbg!"]));
         // Put together here, so that this file does not find itself.
-        let marks = [["TO", "DO"].concat(), ["FIX", "ME"].concat(), ["XX", "X:"].concat(), ["HA", "CK"].concat()];
+        let marks =
+            [["TO", "DO"].concat(), ["FIX", "ME"].concat(), ["XX", "X:"].concat(), ["HA", "CK"].concat()];
         let marks: Vec<_> = marks.iter().map(String::as_str).collect();
         wrong.extend(hits(&source.path, &source.text, &marks));
     }

@@ -32,7 +32,8 @@ const MAY_USE: [(&str, &[&str]); 8] = [
 const SERVICE: &[&str] = &["p2psb-proto", "p2psb-runtime", "p2psb-client"];
 
 /// Libraries of which the tree may hold one version only.
-const ONCE: [&str; 9] = ["tonic", "prost", "prost-types", "rustls", "h2", "hyper", "tokio", "rusqlite", "axum"];
+const ONCE: [&str; 9] =
+    ["tonic", "prost", "prost-types", "rustls", "h2", "hyper", "tokio", "rusqlite", "axum"];
 
 /// Where Cargo.toml names dependencies.
 const TABLES: [&str; 3] = ["dependencies", "dev-dependencies", "build-dependencies"];

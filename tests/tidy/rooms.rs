@@ -50,7 +50,17 @@ const ROOMS: [Room; 6] = [
     },
     Room {
         is_in: |s| s.path.starts_with("services/runtime/src/"),
-        forbidden: &["peer", "peers", "Peer", "PeerId", "chunk", "Chunk", "manifest", "rendezvous", "p2psb_proto"],
+        forbidden: &[
+            "peer",
+            "peers",
+            "Peer",
+            "PeerId",
+            "chunk",
+            "Chunk",
+            "manifest",
+            "rendezvous",
+            "p2psb_proto",
+        ],
         why: "the runtime knows no peers and packages",
     },
     Room {
@@ -115,7 +125,8 @@ fn services_speak_grpc_to_each_other_even_in_tests() {
         let own = source.path.split('/').nth(1).unwrap().replace('-', "_");
         let foreign: Vec<_> = LIBRARIES.iter().copied().filter(|l| *l != format!("p2psb_{own}")).collect();
         let found = hits(&source.path, &source.code(), &foreign);
-        let embeds = source.path.starts_with("services/peer-agent/src/") && source.product().contains(LIBRARIES[0]);
+        let embeds =
+            source.path.starts_with("services/peer-agent/src/") && source.product().contains(LIBRARIES[0]);
         assert!(found.is_empty() || embeds, "{found:#?}");
     }
 }
@@ -123,15 +134,26 @@ fn services_speak_grpc_to_each_other_even_in_tests() {
 #[test]
 fn only_status_modules_choose_grpc_codes() {
     // One file of each service maps errors to the wire, so that a reason has one spelling and one code.
-    let services = |s: &&Source| s.path.starts_with("services/") && s.path.contains("-svc/src/") && !s.is_test();
+    let services =
+        |s: &&Source| s.path.starts_with("services/") && s.path.contains("-svc/src/") && !s.is_test();
     let mut wrong = Vec::new();
     for source in sources().iter().filter(services) {
         if source.path.ends_with("/status.rs") {
             continue;
         }
-        let words = ["Status::new(", "Status::invalid_argument(", "Status::internal(", "Status::not_found(",
-            "Status::unavailable(", "Status::failed_precondition(", "Status::permission_denied("];
+        let words = [
+            "Status::new(",
+            "Status::invalid_argument(",
+            "Status::internal(",
+            "Status::not_found(",
+            "Status::unavailable(",
+            "Status::failed_precondition(",
+            "Status::permission_denied(",
+        ];
         wrong.extend(hits(&source.path, &source.product(), &words));
     }
-    assert!(wrong.is_empty(), "a status is made in api/status.rs, from a Failure with its reason: {wrong:#?}");
+    assert!(
+        wrong.is_empty(),
+        "a status is made in api/status.rs, from a Failure with its reason: {wrong:#?}"
+    );
 }

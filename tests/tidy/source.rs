@@ -160,7 +160,7 @@ pub(crate) fn hits(path: &str, code: &str, words: &[&str]) -> Vec<String> {
                 let after = line[at + word.len()..].chars().next();
                 let first = word.chars().next().is_some_and(|c| c.is_alphanumeric());
                 let last = word.chars().next_back().is_some_and(|c| c.is_alphanumeric());
-                !(first && goes_on(before)) && !(last && goes_on(after))
+                !(first && goes_on(before) || last && goes_on(after))
             });
             if found {
                 out.push(format!("{path}:{}: `{word}`", number + 1));

@@ -91,7 +91,10 @@ mod tests {
     fn the_id_of_a_name_is_fixed() {
         let id = Genesis::open("p2psb").unwrap().network_id();
         assert_eq!(id.to_string().parse(), Ok(id));
-        assert_eq!(hex::encode(id.as_bytes()), "b02eb81a0453678a3c7190307c47ff8199fc88f6f72bb0caf2b8eb1af05c2b3f");
+        assert_eq!(
+            hex::encode(id.as_bytes()),
+            "b02eb81a0453678a3c7190307c47ff8199fc88f6f72bb0caf2b8eb1af05c2b3f"
+        );
     }
 
     #[test]

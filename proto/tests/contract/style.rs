@@ -260,7 +260,8 @@ fn every_buf_curl_line_calls_a_method_that_exists() {
     let files = files();
     let all = messages(&files);
     for Curl { place, line } in curls() {
-        let command = line.strip_prefix("Try it: buf curl --protocol grpc --schema proto --http2-prior-knowledge ");
+        let command =
+            line.strip_prefix("Try it: buf curl --protocol grpc --schema proto --http2-prior-knowledge ");
         let command = command.unwrap_or_else(|| panic!("{place}: an unusual beginning: {line}"));
         let url = command.split(' ').find(|w| w.starts_with("http")).unwrap_or_default();
         let (authority, path) = url.strip_prefix("http://127.0.0.1:").unwrap().split_once('/').unwrap();

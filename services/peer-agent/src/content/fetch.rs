@@ -288,7 +288,10 @@ impl Fetch {
     fn remove(&mut self) -> Result<(), FetchError> {
         self.site.batch = Batch::default();
         let folder = self.site.folder.path();
-        std::fs::remove_dir_all(folder).map_err(|e| FetchError::at(folder, e))?;
+        match std::fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(FetchError::at(folder, error)),
+            Ok(()) | Err(_) => {}
+        }
         open::remove_made(&self.made);
         Ok(self.site.store.forget(self.site.tree)?)
     }

@@ -202,6 +202,7 @@ pub(super) fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 }
 
 /// Runs with a small disk at `at`, which nobody else sees; `false` if this user may not mount one.
+#[expect(clippy::print_stdout, reason = "whoever runs the tests sees what was skipped")]
 #[expect(
     unsafe_code,
     reason = "a namespace of its own is needed, for a thread that ends with it and shares no descriptors"

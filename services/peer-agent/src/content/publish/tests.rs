@@ -180,14 +180,14 @@ fn what_may_not_be_read_is_refused_by_name() {
         let agent = Agent::new();
         fill(&agent.path("one"));
         let secret = agent.path("one/bin/run");
-        fs::set_permissions(&secret, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
         let error = refused(&agent, &agent.path("one"));
         assert_eq!(error.reason(), Reason::FileUnreadable);
         assert!(error.to_string().contains("bin/run"), "{error}");
         assert!(error.to_string().contains("give yourself the right to read it"), "{error}");
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o400)).unwrap();
         let folder = agent.path("one/hollow");
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o000)).unwrap();
         let error = refused(&agent, &agent.path("one"));
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
         assert_eq!(error.reason(), Reason::FileUnreadable);
