@@ -57,9 +57,10 @@ impl Binaries {
     }
 }
 
-/// Where cargo put the running executable, and so with which profile and target.
+/// Where cargo put the running executable, and so with which profile and target, and whether it is a test.
 #[derive(Debug, PartialEq, Eq)]
 struct Layout {
+    is_test: bool,
     target_dir: PathBuf,
     triple: Option<String>,
     profile: String,
@@ -75,22 +76,27 @@ impl Layout {
     /// From `TARGET[/TRIPLE]/PROFILE[/deps]/executable`; cargo marks TARGET by a file.
     fn of(exe: &Path, is_target_dir: impl Fn(&Path) -> bool) -> Option<Self> {
         let dir = exe.parent()?;
-        let dir = if dir.ends_with("deps") { dir.parent()? } else { dir };
+        let is_test = dir.ends_with("deps");
+        let dir = if is_test { dir.parent()? } else { dir };
         let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
         let profile = name(dir)?;
         let above = dir.parent()?;
         if is_target_dir(above) {
-            return Some(Self { target_dir: above.to_owned(), triple: None, profile });
+            return Some(Self { is_test, target_dir: above.to_owned(), triple: None, profile });
         }
         let target_dir = above.parent().filter(|dir| is_target_dir(dir))?;
-        Some(Self { target_dir: target_dir.to_owned(), triple: name(above), profile })
+        Some(Self { is_test, target_dir: target_dir.to_owned(), triple: name(above), profile })
     }
 
     fn build(&self) -> Result<Binaries> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
-        // The whole workspace, as the tests were built: with fewer crates, features would differ and all be built anew.
+        // The whole workspace, and beside tests with what tests need, as `cargo test` built it: else features of
+        // dependencies would differ, and all of them be built a second time.
         command.args(["build", "--locked", "--workspace", "--bins", "--quiet"]);
+        if self.is_test {
+            command.arg("--tests");
+        }
         match self.profile.as_str() {
             "debug" => {}
             "release" => drop(command.arg("--release")),

@@ -6,7 +6,7 @@
 //! - [`core`]: the decisions, pure.
 //! - [`store`]: where the catalogue is kept; synchronous.
 //! - [`catalogue`]: the store's work, off the async threads.
-//! - [`server`], [`config`], [`cli`]: the program.
+//! - [`server`], [`config`]: the program.
 
 pub mod catalogue;
 pub mod config;

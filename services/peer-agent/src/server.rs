@@ -229,7 +229,8 @@ impl Parts {
         });
         let locator = Locator::new(config.network, &config.rendezvous, dialer.clone());
         let pool = Pool::new(dialer.clone());
-        let indexes = Indexes::new(locator.clone(), pool, Arc::clone(&store), config.network, clock.clone());
+        let directory = Arc::new(locator.clone());
+        let indexes = Indexes::new(directory, pool, Arc::clone(&store), config.network, clock.clone());
         let source: Arc<dyn crate::exchange::ChunkSource> = Arc::clone(&store) as _;
         let (network, own) = (config.network, identity.peer_id());
         let ends = Ends { network, own, software: SOFTWARE, source, clock: clock.clone() };

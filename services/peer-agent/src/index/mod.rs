@@ -42,6 +42,21 @@ const FRESH: Duration = Duration::from_secs(60);
 /// The client of one index.
 pub type Client = PackageIndexServiceClient<Connection>;
 
+/// Who knows where the indexes are.
+#[tonic::async_trait]
+pub trait Directory: Send + Sync + 'static {
+    /// Providers of the package index that may be believed, best first.
+    async fn indexes(&self) -> Result<Vec<LocatedPeer>, Failure>;
+}
+
+#[tonic::async_trait]
+impl Directory for Locator {
+    async fn indexes(&self) -> Result<Vec<LocatedPeer>, Failure> {
+        let service = ServiceName::PACKAGE_INDEX.parse::<ServiceName>().map_err(internal)?;
+        Ok(self.endorsed(&service).await?)
+    }
+}
+
 /// A connected index.
 #[derive(Clone, Debug)]
 pub struct Index {
@@ -103,7 +118,7 @@ pub struct Indexes {
 }
 
 struct Shared {
-    locator: Locator,
+    directory: Arc<dyn Directory>,
     pool: Pool,
     store: Arc<Store>,
     network: NetworkId,
@@ -119,11 +134,17 @@ impl std::fmt::Debug for Indexes {
 }
 
 impl Indexes {
-    /// Indexes of a network, found through `locator`.
+    /// Indexes of a network, as `directory` names them.
     #[must_use]
-    pub fn new(locator: Locator, pool: Pool, store: Arc<Store>, network: NetworkId, clock: Clock) -> Self {
+    pub fn new(
+        directory: Arc<dyn Directory>,
+        pool: Pool,
+        store: Arc<Store>,
+        network: NetworkId,
+        clock: Clock,
+    ) -> Self {
         let (found, looking) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { shared: Arc::new(Shared { locator, pool, store, network, clock, found, looking }) }
+        Self { shared: Arc::new(Shared { directory, pool, store, network, clock, found, looking }) }
     }
 
     /// Those that answered last.
@@ -173,8 +194,7 @@ impl Indexes {
                 return Ok(found.providers.clone());
             }
         }
-        let service = ServiceName::PACKAGE_INDEX.parse::<ServiceName>().map_err(internal)?;
-        let providers = self.shared.locator.endorsed(&service).await?;
+        let providers = self.shared.directory.indexes().await?;
         if providers.is_empty() {
             return Err(Failure::new(
                 Reason::NoProvider,
