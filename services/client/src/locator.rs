@@ -106,6 +106,8 @@ struct Known {
     backbone: BTreeSet<PeerId>,
     listed_at: Option<Instant>,
     failed_at: Option<Instant>,
+    /// Its list is being asked for.
+    asking: bool,
 }
 
 /// Finds peers and services. Clones share connections and what is known.
@@ -136,12 +138,11 @@ impl Locator {
         while let Some((answer, failed)) = walks.next().await {
             failures.extend(failed);
             match answer {
-                Some(Ok(found)) if best.as_ref().is_none_or(|b| rank(&found.peer) > rank(&b.peer)) => {
+                Answer::Found(found) if best.as_ref().is_none_or(|b| rank(&found.peer) > rank(&b.peer)) => {
                     best = Some(found);
                 }
-                Some(Ok(_)) => {}
-                Some(Err(NotFound)) => asked += 1,
-                None => {}
+                Answer::Found(_) | Answer::None => {}
+                Answer::Unknown(by) => asked += by,
             }
         }
         match best {
@@ -152,11 +153,7 @@ impl Locator {
     }
 
     /// Asks one backbone: its first rendezvous, and the next ones beside it when they fail or are slow.
-    async fn locate_in(
-        &self,
-        members: Vec<Endpoint>,
-        peer: PeerId,
-    ) -> (Option<Result<Located, NotFound>>, Vec<String>) {
+    async fn locate_in(&self, members: Vec<Endpoint>, peer: PeerId) -> (Answer<Located>, Vec<String>) {
         let ask = |endpoint: Endpoint| async move {
             let request = wire::LocateRequest { peer_id: peer.to_wire() };
             let answer = self
@@ -165,8 +162,8 @@ impl Locator {
                 })
                 .await;
             match answer {
-                Ok(answer) => self.believe(peer, answer, &endpoint).map(Ok),
-                Err(s) if error::reason_of(&s) == Some(Reason::PeerUnknown) => Ok(Err(NotFound)),
+                Ok(answer) => self.believe(peer, answer, &endpoint).map(Some),
+                Err(s) if error::reason_of(&s) == Some(Reason::PeerUnknown) => Ok(None),
                 Err(s) => Err(format!("{}: {}", endpoint.url(), s.message())),
             }
         };
@@ -198,8 +195,13 @@ impl Locator {
         let (mut answered, mut failures) = (false, Vec::new());
         while let Some((answer, failed)) = walks.next().await {
             failures.extend(failed);
-            answered |= answer.is_some();
-            for peer in answer.into_iter().flatten() {
+            let peers = match answer {
+                Answer::None => continue,
+                Answer::Unknown(_) => Vec::new(),
+                Answer::Found(peers) => peers,
+            };
+            answered = true;
+            for peer in peers {
                 let id = peer.peer_id();
                 if found.get(&id).is_none_or(|known| rank(&peer) > rank(known)) {
                     found.insert(id, peer);
@@ -217,7 +219,7 @@ impl Locator {
         &self,
         members: Vec<Endpoint>,
         service: &ServiceName,
-    ) -> (Option<Vec<LocatedPeer>>, Vec<String>) {
+    ) -> (Answer<Vec<LocatedPeer>>, Vec<String>) {
         let ask = |endpoint: Endpoint| async move {
             let mut all = Vec::new();
             let mut page_token = String::new();
@@ -239,7 +241,7 @@ impl Locator {
                 }
                 page_token = page.next_page_token;
             }
-            Ok(all)
+            Ok((!all.is_empty()).then_some(all))
         };
         hedged(members, ask).await
     }
@@ -275,20 +277,29 @@ impl Locator {
 
     /// Asks every rendezvous whose list is old for a new one, and learns from it.
     pub async fn refresh(&self) {
-        let due: Vec<Endpoint> = {
-            let known = self.known.lock();
-            known.iter().filter(|(_, k)| k.is_due()).map(|(e, _)| e.clone()).collect()
+        let (due, fresh) = {
+            let mut known = self.known.lock();
+            let fresh = known.values().any(|k| k.listed_at.is_some() && k.failed_at.is_none());
+            let mut due = Vec::new();
+            for (endpoint, entry) in known.iter_mut().filter(|(_, k)| k.is_due()) {
+                entry.asking = true;
+                due.push(endpoint.clone());
+            }
+            (due, fresh)
         };
-        let fresh = {
-            let known = self.known.lock();
-            known.values().any(|k| k.listed_at.is_some() && k.failed_at.is_none())
-        };
-        let ask = futures::stream::iter(due).for_each_concurrent(16, |endpoint| async move {
-            self.ask_list(&endpoint).await;
+        // Tasks of their own: a slow one is waited for no longer than it is needed, and still notes what became of it.
+        let asking = due.into_iter().map(|endpoint| {
+            let locator = self.clone();
+            tokio::spawn(async move {
+                locator.ask_list(&endpoint).await;
+                if let Some(entry) = locator.known.lock().get_mut(&endpoint) {
+                    entry.asking = false;
+                }
+            })
         });
         // With something to go on, a slow rendezvous must not hold up the lookup.
         let patience = if fresh { HEDGE } else { CALL };
-        let _ = tokio::time::timeout(patience, ask).await;
+        let _ = tokio::time::timeout(patience, futures::future::join_all(asking)).await;
     }
 
     async fn ask_list(&self, endpoint: &Endpoint) {
@@ -393,7 +404,7 @@ impl Locator {
 impl Known {
     const fn new(endpoint: Endpoint, configured: bool) -> Self {
         let status = RendezvousStatus { endpoint, record: None, configured, latency: None, error: None };
-        Self { status, backbone: BTreeSet::new(), listed_at: None, failed_at: None }
+        Self { status, backbone: BTreeSet::new(), listed_at: None, failed_at: None, asking: false }
     }
 
     fn recently_failed(&self) -> bool {
@@ -401,7 +412,7 @@ impl Known {
     }
 
     fn is_due(&self) -> bool {
-        !self.recently_failed() && self.listed_at.is_none_or(|at| at.elapsed() > LIST_AGE)
+        !self.asking && !self.recently_failed() && self.listed_at.is_none_or(|at| at.elapsed() > LIST_AGE)
     }
 }
 
@@ -423,8 +434,20 @@ fn learn(known: &mut BTreeMap<Endpoint, Known>, record: &Signed<PeerRecord>, bac
     }
 }
 
-/// The rendezvous does not know the peer.
-struct NotFound;
+/// What a backbone says.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer<T> {
+    /// It has what was asked for.
+    Found(T),
+    /// So many of its rendezvous answered that they have not.
+    Unknown(usize),
+    /// Nobody answered.
+    None,
+}
+
+/// How many rendezvous of a backbone must not know something before that is believed: one may have restarted a moment ago, be cut
+/// off, or lie.
+const UNKNOWN_BY: usize = 2;
 
 /// Of two records the newer one counts.
 fn rank(peer: &LocatedPeer) -> (u64, p2psb_proto::model::Digest, u64) {
@@ -438,28 +461,30 @@ fn shown(failures: &[String]) -> String {
     }
 }
 
-/// Asks the members in order, each beside the ones before after a head start or a failure, until one answers.
-async fn hedged<T, F>(members: Vec<Endpoint>, ask: impl Fn(Endpoint) -> F) -> (Option<T>, Vec<String>)
+/// Asks the members in order, each beside the ones before after a head start, a failure or a "not known", until one has the answer or
+/// enough have not.
+async fn hedged<T, F>(members: Vec<Endpoint>, ask: impl Fn(Endpoint) -> F) -> (Answer<T>, Vec<String>)
 where
-    F: Future<Output = Result<T, String>>,
+    F: Future<Output = Result<Option<T>, String>>,
 {
     let mut members = members.into_iter();
     let mut running = FuturesUnordered::new();
-    let mut failures = Vec::new();
+    let (mut unknown, mut failures) = (0, Vec::new());
     running.extend(members.next().map(&ask));
-    while !running.is_empty() {
+    while !running.is_empty() && unknown < UNKNOWN_BY {
         tokio::select! {
-            Some(answer) = running.next() => match answer {
-                Ok(answer) => return (Some(answer), failures),
-                Err(failure) => {
-                    failures.push(failure);
-                    running.extend(members.next().map(&ask));
+            Some(answer) = running.next() => {
+                match answer {
+                    Ok(Some(answer)) => return (Answer::Found(answer), failures),
+                    Ok(None) => unknown += 1,
+                    Err(failure) => failures.push(failure),
                 }
-            },
+                running.extend(members.next().map(&ask));
+            }
             () = tokio::time::sleep(HEDGE), if members.len() > 0 => running.extend(members.next().map(&ask)),
         }
     }
-    (None, failures)
+    (if unknown > 0 { Answer::Unknown(unknown) } else { Answer::None }, failures)
 }
 
 #[cfg(test)]
@@ -476,26 +501,35 @@ mod tests {
             if e.port() == 1 {
                 std::future::pending::<()>().await;
             }
-            Ok(e.port())
+            Ok(Some(e.port()))
         };
         let start = tokio::time::Instant::now();
         let (answer, failures) = hedged(vec![endpoint(1), endpoint(2)], ask).await;
-        assert_eq!((answer, failures.len(), start.elapsed()), (Some(2), 0, HEDGE));
+        assert_eq!((answer, failures.len(), start.elapsed()), (Answer::Found(2), 0, HEDGE));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failing_rendezvous_is_followed_at_once_by_the_next() {
-        let ask = |e: Endpoint| async move { if e.port() < 3 { Err(e.url()) } else { Ok(e.port()) } };
+        let ask = |e: Endpoint| async move { if e.port() < 3 { Err(e.url()) } else { Ok(Some(e.port())) } };
         let start = tokio::time::Instant::now();
         let (answer, failures) = hedged(vec![endpoint(1), endpoint(2), endpoint(3)], ask).await;
-        assert_eq!((answer, failures.len(), start.elapsed()), (Some(3), 2, Duration::ZERO));
+        assert_eq!((answer, failures.len(), start.elapsed()), (Answer::Found(3), 2, Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_know_is_not_the_last_word() {
+        let knows = |port: u16| move |e: Endpoint| async move { Ok((e.port() == port).then_some(port)) };
+        let all = || vec![endpoint(1), endpoint(2), endpoint(3)];
+        assert_eq!(hedged(all(), knows(2)).await.0, Answer::Found(2));
+        assert_eq!(hedged(all(), knows(9)).await.0, Answer::Unknown(2));
+        assert_eq!(hedged(vec![endpoint(1)], knows(9)).await.0, Answer::Unknown(1));
     }
 
     #[tokio::test]
     async fn nobody_to_ask_is_an_answer() {
         let (answer, failures) =
-            hedged::<u16, _>(Vec::new(), |e: Endpoint| async move { Ok(e.port()) }).await;
-        assert!(answer.is_none() && failures.is_empty());
+            hedged::<u16, _>(Vec::new(), |e: Endpoint| async move { Ok(Some(e.port())) }).await;
+        assert!(answer == Answer::None && failures.is_empty());
         assert_eq!(shown(&[]), "none is configured");
     }
 }

@@ -15,9 +15,9 @@ use semver::Version;
 use tokio::sync::{mpsc, watch};
 
 use crate::announce::Changed;
-use crate::content::publish::{PublishProgress, Published, publish};
+use crate::content::publish::{PublishError, PublishProgress, Published, publish};
 use crate::core::versions::fitting_name;
-use crate::failure::{internal, may_pass};
+use crate::failure::{internal, may_pass, store_failed};
 use crate::index::{Draft, Indexes};
 use crate::store::Store;
 
@@ -193,8 +193,13 @@ impl Publisher {
                 // Progress that nobody has taken yet is replaced by the next.
                 let _ = tell.try_send(now);
             };
-            publish(&store, &paths, &mut report, &cancel)
-                .map_err(|error| Failure::new(error.reason(), error.to_string()))
+            let published = publish(&store, &paths, &mut report, &cancel)?;
+            if cancel.load(Ordering::Relaxed) {
+                // The caller left in the last moment: nobody will release it.
+                store.forget(published.tree).map_err(store_failed)?;
+                return Err(PublishError::Cancelled.into());
+            }
+            Ok(published)
         });
         while let Some(now) = news.recv().await {
             progress.send_replace(now);

@@ -9,6 +9,7 @@ use p2psb_proto::model::{PeerStatement, ServiceName, Signed, limits};
 use p2psb_proto::wire::common::v1::SignedRecord;
 use parking_lot::Mutex;
 
+use crate::convert;
 use crate::core::own::{OwnRecord, REFRESH};
 use crate::core::table::TableError;
 use crate::node::Node;
@@ -114,7 +115,10 @@ pub(crate) fn sign(node: &Node) -> Result<(), OwnRecordError> {
     let last = node.directory.read().table.seq(&node.id).unwrap_or_default();
     let record = node.own.record.next(endorsements, last, node.now().wall);
     let signed = Signed::sign(&record, node.identity.key())?;
-    node.offer(&PeerStatement::Record(signed.clone()))?;
+    let item = convert::item(&PeerStatement::Record(signed.clone()));
+    let merged = node.directory.write().table.put_own(item, node.now().wall);
+    node.account(&node.id, None, &merged);
+    merged?;
     *node.own.current.lock() = Some(signed);
     Ok(())
 }

@@ -46,7 +46,16 @@ impl Node {
         }
         let statement = self.verify(record)?;
         let peer = statement.peer_id();
-        let merged = self.directory.write().table.merge(convert::item(&statement), self.now().wall);
+        let (item, now) = (convert::item(&statement), self.now().wall);
+        let merged = {
+            let mut directory = self.directory.write();
+            let privileged = peer == self.id || from == Some(peer) || directory.members.contains(&peer);
+            if privileged {
+                directory.table.merge_member(item, now)
+            } else {
+                directory.table.merge(item, now)
+            }
+        };
         self.account(&peer, from.as_ref(), &merged);
         if peer == self.id && merged == Ok(Merged::Changed) {
             self.sign_anew.notify_one();

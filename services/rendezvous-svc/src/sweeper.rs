@@ -23,16 +23,16 @@ pub(crate) async fn sweep(node: Arc<Node>, bridge: Component, configured_members
     let mut presence_at = node.clock.now() + PRESENCE_INTERVAL;
     loop {
         let now = node.now();
-        let (due, next) = {
+        let (due, next, more) = {
             let mut directory = node.directory.write();
-            directory.table.sweep(now.wall, AT_A_TIME);
+            let more = directory.table.sweep(now.wall, AT_A_TIME) == AT_A_TIME;
             let due = directory.sessions.due(now.mono, AT_A_TIME);
             if now.mono >= presence_at {
                 presence_at = now.mono + PRESENCE_INTERVAL;
                 directory.presence.sweep(now.mono);
                 directory.members.sweep(now.mono);
             }
-            (due, directory.sessions.next_deadline())
+            (due, directory.sessions.next_deadline(), more)
         };
         for Freed(from) in due.freed {
             node.registrations.lock().leave(from);
@@ -42,8 +42,10 @@ pub(crate) async fn sweep(node: Arc<Node>, bridge: Component, configured_members
         }
         observe(&node, &bridge, configured_members);
         let wait = next.map_or(LONGEST_SLEEP, |next| next.saturating_duration_since(now.mono));
+        // What did not fit into this round comes at once, but others take the lock in between.
+        let wait = if more { Duration::ZERO } else { wait.clamp(SHORTEST_SLEEP, LONGEST_SLEEP) };
         tokio::select! {
-            () = tokio::time::sleep(wait.clamp(SHORTEST_SLEEP, LONGEST_SLEEP)) => {}
+            () = tokio::time::sleep(wait) => {}
             () = node.drain.begun() => return,
         }
     }

@@ -107,6 +107,7 @@ struct State {
     /// Rendezvous that have a worker, by id once known.
     known: BTreeSet<PeerId>,
     learnt: usize,
+    next_number: usize,
     last_session_seq: u64,
 }
 
@@ -128,6 +129,7 @@ impl SessionKeeper {
             sessions: BTreeMap::new(),
             known: config.rendezvous.iter().filter_map(Endpoint::pin).collect(),
             learnt: 0,
+            next_number: 0,
             last_session_seq: 0,
         };
         let endpoints = config.rendezvous.clone();
@@ -188,7 +190,8 @@ impl Shared {
         let Some(first) = endpoints.first().cloned() else { return };
         let number = {
             let mut state = self.state.lock();
-            let number = state.sessions.len();
+            let number = state.next_number;
+            state.next_number += 1;
             let server_id = first.pin();
             let status = SessionStatus {
                 endpoint: first,
@@ -223,6 +226,16 @@ impl Shared {
             let endpoints: Vec<_> =
                 record.value().addresses.iter().filter_map(|a| Endpoint::of(a, id)).collect();
             self.spawn(endpoints, false, backbone.clone());
+        }
+    }
+
+    /// A server has proven who it is. A worker that learnt of it from others is no longer needed beside a configured one.
+    fn proven(&self, number: usize, server: PeerId) {
+        let mut state = self.state.lock();
+        state.known.insert(server);
+        if state.sessions.get(&number).is_some_and(|s| s.configured) {
+            let idle = |s: &SessionStatus| s.state == SessionState::Standby && s.server_id == Some(server);
+            state.sessions.retain(|_, s| s.configured || !idle(s));
         }
     }
 
@@ -295,7 +308,7 @@ impl Shared {
 
     fn next_session_seq(&self) -> u64 {
         let mut state = self.state.lock();
-        state.last_session_seq = p2psb_proto::model::record::next_seq(state.last_session_seq, now());
+        state.last_session_seq = own::next_seq(state.last_session_seq, now());
         state.last_session_seq
     }
 

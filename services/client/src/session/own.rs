@@ -5,10 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use p2psb_proto::model::peer::ServiceOffer;
-use p2psb_proto::model::record::next_seq;
 use p2psb_proto::model::{
     Address, AddressKind, NetworkId, PeerId, PeerRecord, RecordError, SecretKey, Signed, Transport,
-    UnixMillis, limits,
+    UnixMillis, limits, record,
 };
 
 /// How others can reach this peer.
@@ -20,6 +19,13 @@ pub struct Reachability {
     pub transport: Transport,
     /// Addresses that its operator states; they come first.
     pub advertise: Vec<Address>,
+}
+
+/// The `seq` after `last`. One that lies too far ahead was signed while the clock was wrong, and nobody can have accepted it: then the
+/// sequence begins anew from the clock.
+pub(crate) fn next_seq(last: u64, now: UnixMillis) -> u64 {
+    let believable = last <= now.plus(limits::CLOCK_SKEW).0;
+    record::next_seq(if believable { last } else { 0 }, now)
 }
 
 /// What a session shows of this peer's own addresses.
@@ -142,6 +148,8 @@ mod tests {
         let now = UnixMillis(1000);
         assert_eq!(own.sign(&key, now).unwrap().value().seq, 1000);
         assert_eq!(own.sign(&key, now).unwrap().value().seq, 1001);
+        own.last_seq = now.plus(limits::CLOCK_SKEW).0 + 1;
+        assert_eq!(own.sign(&key, now).unwrap().value().seq, 1000, "the clock was wrong before");
         own.last_seq = 5000;
         assert_eq!(own.sign(&key, now).unwrap().value().seq, 5001);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use p2psb_proto::error::{self, Reason};
 use p2psb_proto::model::time::duration_from_wire;
-use p2psb_proto::model::{PeerId, PeerRecord, Signed};
+use p2psb_proto::model::{PeerId, PeerRecord, Signed, limits};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
 use p2psb_proto::wire::rendezvous::v1::connect_response::Message as Down;
@@ -24,6 +24,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 const REPLACED_PAUSE: Duration = Duration::from_secs(60);
 /// A standby looks again this often even if nothing seems to have changed.
 const STANDBY_CHECK: Duration = Duration::from_secs(60);
+/// A session that lasted this long was a good one.
+const HELD: Duration = Duration::from_secs(10);
 /// Records are sent at most this often.
 const RECORD_SPACING: Duration = Duration::from_secs(1);
 /// How long a goodbye may take.
@@ -66,6 +68,7 @@ impl Worker {
                 opened = self.open() => opened,
                 () = stop.cancelled() => return,
             };
+            let began = Instant::now();
             let end = match opened {
                 Ok((open, record, _home)) => self.keep(open, &record).await,
                 Err(end) => end,
@@ -81,7 +84,8 @@ impl Worker {
                 }
                 End::Drained(pause) => self.pause("the server is draining", pause).await,
                 End::Lost(status) => {
-                    failures = 0;
+                    // A server that lets everybody in and closes at once must not be dialed in a tight circle.
+                    failures = if began.elapsed() >= HELD { 0 } else { failures + 1 };
                     self.pause(status.message(), self.backoff(&status, failures)).await;
                 }
                 End::Failed(status) => {
@@ -123,7 +127,11 @@ impl Worker {
     async fn wait_for_room(&self) -> bool {
         let mut changes = self.shared.changes.subscribe();
         loop {
-            let id = self.shared.state.lock().sessions.get(&self.number).and_then(|s| s.server_id);
+            let Some(status) = self.shared.state.lock().sessions.get(&self.number).cloned() else {
+                // A configured worker turned out to be for the same server.
+                return false;
+            };
+            let id = status.server_id;
             let room = id.is_none_or(|id| self.shared.state.lock().plan.has_room(&id, &self.backbone));
             if room && (self.configured || !self.shared.configured_pending()) {
                 return true;
@@ -148,7 +156,7 @@ impl Worker {
             handshake::greet(connection, &endpoint, &shared.config, seq).await.map_err(End::Failed)?;
         let server = greeted.server;
         self.backbone.insert(server);
-        shared.state.lock().known.insert(server);
+        shared.proven(self.number, server);
         shared.set(self.number, |s| (s.server_id, s.observed) = (Some(server), greeted.observed));
         // Only now, so that the server itself is not taken for another one to learn.
         shared.learn(&backbone);
@@ -193,7 +201,7 @@ impl Worker {
             let has_newer = seq_of(&records.borrow_and_update()) > sent_seq;
             tokio::select! {
                 message = handshake::next(&mut open.down) => match message {
-                    Ok(Some(Down::HeartbeatAck(ack))) => acked = ack.number,
+                    Ok(Some(Down::HeartbeatAck(ack))) => acked = acked.max(ack.number.min(beats)),
                     Ok(Some(Down::RecordResult(result))) => {
                         if let Some(after) = self.record_result(&result) {
                             refresh_at = Instant::now() + after;
@@ -240,10 +248,8 @@ impl Worker {
     /// Returns when to sign anew, if the record was accepted.
     fn record_result(&self, result: &wire::RecordResult) -> Option<Duration> {
         if result.reason.is_empty() {
-            return result
-                .refresh_after
-                .as_ref()
-                .map(|d| duration_from_wire(Some(d)).max(Duration::from_secs(1)));
+            let asked = result.refresh_after.as_ref().map(|d| duration_from_wire(Some(d)));
+            return asked.map(|d| d.clamp(Duration::from_secs(1), limits::RECORD_LIFETIME));
         }
         if Reason::parse(&result.reason) == Some(Reason::RecordStale) {
             let stored = result.stored.clone().and_then(|r| Signed::<PeerRecord>::verify(r).ok());

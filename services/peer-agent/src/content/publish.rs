@@ -68,7 +68,9 @@ pub fn publish(
     progress: &mut dyn FnMut(PublishProgress),
     cancel: &AtomicBool,
 ) -> Result<Published, PublishError> {
-    let inputs = Inputs::resolve(inputs)?;
+    let named = inputs;
+    let inputs = Inputs::resolve(named)?;
+    refuse_private(store, named)?;
     let mut meter =
         Meter { now: PublishProgress::default(), told: PublishProgress::default(), tell: progress, cancel };
     survey(&inputs, &mut meter)?;
@@ -93,6 +95,19 @@ pub fn publish(
         entry_count: root.entry_count(),
         chunk_count: root.chunk_count(),
     })
+}
+
+/// The data folder holds the secret keys: neither it, nor what lies in it, nor what it lies in can be published.
+fn refuse_private(store: &Store, inputs: &[PathBuf]) -> Result<(), PublishError> {
+    let private = store.folder();
+    let private = private.canonicalize().unwrap_or_else(|_| private.to_owned());
+    for input in inputs {
+        let path = input.canonicalize().map_err(|e| PublishError::at(input, e))?;
+        if path.starts_with(&private) || private.starts_with(&path) {
+            return Err(PublishError::Private { path: shown_path(input), private: shown_path(&private) });
+        }
+    }
+    Ok(())
 }
 
 /// Walks everything once before the first byte is read: what can't be published by its name or kind is refused at once, and the totals

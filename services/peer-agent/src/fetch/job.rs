@@ -58,6 +58,9 @@ pub struct Means {
     pub clock: Clock,
 }
 
+/// How long hosts are tried before the indexes are asked again.
+const ASK_ANEW: Duration = Duration::from_secs(30);
+
 /// What there is to know of a fetch while it runs.
 pub type Told = watch::Sender<wire::FetchProgress>;
 
@@ -155,7 +158,7 @@ impl Job {
             return Ok(());
         }
         let mut search = Search::new();
-        loop {
+        'ask: loop {
             let silent = match self.means.indexes.hosts(self.goal.manifest).await {
                 Ok(mut found) => {
                     found.retain(|host| *host != self.means.own);
@@ -164,10 +167,19 @@ impl Job {
                 }
                 Err(failure) => Some(failure.message),
             };
+            let asked_at = self.means.clock.now();
             while let Some(host) = search.hosts.next(self.means.clock.now()) {
                 if self.try_host(host, worker, &mut search).await? {
                     return Ok(());
                 }
+                if self.means.clock.now().saturating_duration_since(asked_at) > ASK_ANEW {
+                    // Hosts that stall, one after the other, must not hide the ones that came meanwhile.
+                    continue 'ask;
+                }
+            }
+            // The last host may have gone with the last chunk.
+            if local(worker).await? {
+                return Ok(());
             }
             let waiting_for = silent.unwrap_or_else(|| waiting_for(search.hosts.count(), &search.problem));
             let delay = search.backoff.next_delay();

@@ -44,12 +44,23 @@ pub async fn run(
     delivered: &mut u64,
 ) -> Result<Outcome, Failure> {
     let mut transfer = Transfer::new(manifest);
-    let outcome = transfer.run(worker, link, delivered).await?;
-    // What is on its way to the worker is answered first.
+    let mut outcome = transfer.run(worker, link, delivered).await?;
+    let mut rest = Vec::new();
+    // What is on its way to the worker is answered first, and counts: more may be wanted, and the last chunks may have been lies.
     while worker.pending() > 0 {
-        worker.answer().await?;
+        match worker.answer().await? {
+            Answer::Next(Next::Want(list)) => rest.extend(list.into_iter().map(|want| want.digest)),
+            Answer::Delivered { digests, corrupt } => {
+                digests.iter().for_each(|digest| transfer.forget(digest));
+                rest.extend(corrupt.iter().copied());
+                if let Some(digest) = corrupt.first() {
+                    outcome = Outcome::Lied(*digest);
+                }
+            }
+            Answer::Next(_) | Answer::Noted | Answer::Finished(_) => {}
+        }
     }
-    let rest: Vec<Digest> = transfer.asked.into_keys().collect();
+    rest.extend(transfer.asked.into_keys());
     if !rest.is_empty() {
         worker.ask(Order::Lost(rest)).await?;
     }

@@ -63,14 +63,22 @@ impl Indexes {
     pub async fn publish(&self, key: &SecretKey, draft: Draft) -> Result<Published, Failure> {
         let publisher = PublisherId::new(key.public());
         let mut failures = Vec::new();
+        let mut signed = Vec::new();
         for _ in 0..ATTEMPTS {
             let indexes = self.connect().await?;
             let (base, reachable) = self.base(&indexes, publisher, &draft.name).await?;
+            if let Some(head) = base.as_ref().filter(|head| signed.contains(&head.digest())) {
+                // An index took it and its answer was lost.
+                let version = head.value().action.version().clone();
+                let holders = reachable.iter().map(|index| index.id).collect();
+                return self.published(head.clone(), &version, holders).await;
+            }
             let version = match &draft.version {
                 Some(version) => version.clone(),
                 None => next_version(self.highest(&reachable, base.as_ref()).await?.as_ref()),
             };
             let entry = self.sign(key, &draft, version.clone(), base.as_ref())?;
+            signed.push(entry.digest());
             let told =
                 join_all(reachable.iter().map(|index| self.append(index, &entry, base.as_ref()))).await;
             let mut acknowledged = Vec::new();
@@ -236,7 +244,9 @@ impl Indexes {
             Ok(()) => return Outcome::Appended,
             Err(failure) => failure,
         };
-        if first.reason != Reason::HeadMoved {
+        // An index that knows nothing of the chain has no head to attach.
+        let behind = first.reason == Reason::PackageUnknown && base.is_some();
+        if first.reason != Reason::HeadMoved && !behind {
             return Outcome::Failed(first);
         }
         let (publisher, name) = (entry.value().publisher, &entry.value().name);

@@ -194,13 +194,18 @@ impl Indexes {
                 return Ok(found.providers.clone());
             }
         }
-        let providers = self.shared.directory.indexes().await?;
-        if providers.is_empty() {
-            return Err(Failure::new(
-                Reason::NoProvider,
-                "no rendezvous in reach endorses a package index that is there; `peer-agent status` shows the sessions",
-            ));
-        }
+        let looked_up = self.shared.directory.indexes().await.and_then(|providers| {
+            let none = "no rendezvous in reach endorses a package index that is there; `peer-agent status` shows the sessions";
+            if providers.is_empty() { Err(Failure::new(Reason::NoProvider, none)) } else { Ok(providers) }
+        });
+        let providers = match looked_up {
+            Ok(providers) => providers,
+            Err(failure) => {
+                // An index does not depend on the rendezvous that it was found through: the last good list still holds.
+                let known = self.shared.found.lock().providers.clone();
+                return if known.is_empty() { Err(failure) } else { Ok(known) };
+            }
+        };
         let mut found = self.shared.found.lock();
         found.providers.clone_from(&providers);
         found.at = Some(now);

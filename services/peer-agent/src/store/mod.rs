@@ -70,8 +70,14 @@ impl Store {
             problems: Mutex::default(),
             _lock: lock,
         };
+        store.hide_unreleased()?;
         store.sweep()?;
         Ok(store)
+    }
+
+    /// Where the catalogue, and all else that the agent keeps, lies.
+    pub(crate) fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
     }
 
     /// A connection for reading.

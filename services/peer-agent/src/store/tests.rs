@@ -18,6 +18,11 @@ impl Store {
         self.read().unwrap().query_row(&sql, [], |row| trees::unsigned_at(row, 0)).unwrap()
     }
 
+    /// Records a release of this content.
+    pub(crate) fn release(&self, manifest: &Digest) {
+        self.put_release(&entry_of(1, *manifest)).unwrap();
+    }
+
     /// Takes back that a fetched tree is complete, and where it lies.
     pub(crate) fn unrecord(&self, tree: TreeId, folder: &Path) {
         self.write(|to| {
@@ -42,9 +47,13 @@ fn name() -> PackageName {
 }
 
 fn entry(seq: u64, content: &[u8]) -> Signed<PackageEntry> {
+    entry_of(seq, Digest::of(content))
+}
+
+fn entry_of(seq: u64, manifest: Digest) -> Signed<PackageEntry> {
     let release = Release {
         version: semver::Version::new(seq, 0, 0),
-        manifest: Digest::of(content),
+        manifest,
         total_size: 1,
         file_count: 1,
         title: String::new(),

@@ -207,13 +207,15 @@ impl Store {
         holding(&*self.read()?, manifest)
     }
 
-    /// Every manifest of which something is held: what is claimed at the indexes.
+    /// Every manifest of which something is held: what is claimed at the indexes. Shared content counts once a release points at it.
     pub fn manifests(&self) -> Result<Vec<(Digest, Holding)>, StoreError> {
         let connection = self.read()?;
         let mut select = connection.prepare_cached(
-            "SELECT manifest, max(state <> ?1) FROM tree WHERE state <> ?2 GROUP BY manifest ORDER BY min(id)",
+            "SELECT manifest, max(state <> ?1) FROM tree
+             WHERE state <> ?2 AND (state <> ?3 OR EXISTS (SELECT 1 FROM release r WHERE r.manifest = tree.manifest))
+             GROUP BY manifest ORDER BY min(id)",
         )?;
-        let rows = select.query_map(params![PARTIAL, HIDDEN], |row| {
+        let rows = select.query_map(params![PARTIAL, HIDDEN, SHARED], |row| {
             let holding = if row.get(1)? { Holding::Complete } else { Holding::Partial };
             Ok((digest_at(row, 0)?, holding))
         })?;
@@ -327,6 +329,18 @@ impl Store {
             to.execute("DELETE FROM tree_page WHERE tree = ?1", [tree.0])?;
             to.execute("DELETE FROM base WHERE tree = ?1", [tree.0])?;
             to.execute("DELETE FROM tree WHERE id = ?1", [tree.0])?;
+            Ok(())
+        })
+    }
+
+    /// What was read to be published, but not released before the agent ended, is not shared.
+    pub(super) fn hide_unreleased(&self) -> Result<(), StoreError> {
+        self.write(|to| {
+            to.execute(
+                "UPDATE tree SET state = ?1 WHERE state = ?2
+                 AND NOT EXISTS (SELECT 1 FROM release r WHERE r.manifest = tree.manifest)",
+                params![HIDDEN, SHARED],
+            )?;
             Ok(())
         })
     }

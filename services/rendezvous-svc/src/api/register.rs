@@ -120,7 +120,15 @@ pub(super) fn unregister(
         return Err(RecordError::Type { expected: "RECORD_TYPE_PEER_WITHDRAWAL", found }.into());
     }
     let peer = statement.peer_id();
-    let wait = node.directory.read().table.wait(&convert::item(&statement), node.now().wall);
+    let (is_known, wait) = {
+        let directory = node.directory.read();
+        let wait = directory.table.wait(&convert::item(&statement), node.now().wall);
+        (directory.table.seq(&peer).is_some(), wait)
+    };
+    if !is_known {
+        // There is nothing to end, and a withdrawal of nobody would only take room.
+        return Ok(wire::UnregisterResponse {});
+    }
     if let Some(retry_after) = wait {
         return Err(TooOften { retry_after }.into());
     }

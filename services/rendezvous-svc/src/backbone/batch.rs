@@ -13,6 +13,7 @@ use super::hub::Mailbox;
 use crate::convert;
 use crate::core::Now;
 use crate::core::outbox::Next;
+use crate::core::own::SERVICE;
 use crate::core::presence::Statement;
 use crate::core::session::REMEMBERED;
 use crate::core::table::Merged;
@@ -123,7 +124,11 @@ pub(super) fn apply(node: &Node, home: PeerId, batch: wire::BridgeBatch) -> Appl
         if merge(node, home, record, &mut applied)
             && let Ok(peer) = peer
         {
-            applied.new_members |= node.directory.write().members.name(peer, node.now().mono);
+            let now = node.now();
+            let mut directory = node.directory.write();
+            if directory.table.provides(&peer, SERVICE, now.wall) {
+                applied.new_members |= directory.members.name(peer, now.mono);
+            }
         }
     }
     for presence in batch.presence {

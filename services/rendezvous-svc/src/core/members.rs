@@ -2,7 +2,7 @@
 //!
 //! Invariants: there is one link with each member at most. Of two that were dialed from both ends at once the one dialed by
 //! the lower id stays, and both ends come to that by themselves; of two dialed from the same end the later one stays, since
-//! that end knows that the earlier one is dead.
+//! that end knows that the earlier one is dead. A member that is only named never keeps a proven one out.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -99,8 +99,9 @@ impl Members {
             return Err(LinkRefused::Own);
         }
         let Some(member) = self.members.get(peer) else {
+            // Those that were only named make room.
             let limit = self.limit;
-            return if self.members.len() >= limit { Err(LinkRefused::Full { limit }) } else { Ok(()) };
+            return if self.links() >= limit { Err(LinkRefused::Full { limit }) } else { Ok(()) };
         };
         let Some(old) = member.link else { return Ok(()) };
         let stays = if old.dialed_by == dialed_by {
@@ -121,12 +122,24 @@ impl Members {
         now: Instant,
     ) -> Result<Linked, LinkRefused> {
         self.may_link(&peer, dialed_by, seq)?;
+        if !self.members.contains_key(&peer) && self.members.len() >= self.limit {
+            self.make_room();
+        }
         self.next_ticket += 1;
         let ticket = LinkTicket(self.next_ticket);
         let member = self.members.entry(peer).or_insert(Member { link: None, heard: None, named: now });
         (member.heard, member.named) = (Some(now), now);
         let replaced = member.link.replace(Link { ticket, dialed_by, seq }).map(|old| old.ticket);
         Ok(Linked { ticket, replaced })
+    }
+
+    /// Forgets the member without a link that was named longest ago; one that was never heard itself first.
+    fn make_room(&mut self) {
+        let unlinked = self.members.iter().filter(|(_, member)| member.link.is_none());
+        let first = unlinked.min_by_key(|(peer, member)| (member.heard.is_some(), member.named, **peer));
+        if let Some(peer) = first.map(|(peer, _)| *peer) {
+            self.members.remove(&peer);
+        }
     }
 
     /// Something came over a link.
@@ -268,10 +281,22 @@ mod tests {
         assert!(!members.name(peer(1), t.at(5).mono), "no news");
         members.link(peer(2), DialedBy::Us, 1, t.at(0).mono).unwrap();
         assert!(!members.name(peer(3), t.at(0).mono));
-        assert_eq!(members.may_link(&peer(3), DialedBy::Us, 1), Err(LinkRefused::Full { limit: 2 }));
         let order: Vec<_> = members.all().iter().map(|member| (member.peer, member.linked)).collect();
         assert_eq!(order, [(peer(2), true), (peer(1), false)]);
         members.sweep(t.at(5).mono + REMEMBERED);
         assert!(!members.contains(&peer(1)) && members.contains(&peer(2)));
+    }
+
+    #[test]
+    fn a_proven_link_takes_the_place_of_the_member_named_longest_ago() {
+        let t = Time::start();
+        let mut members = Members::new(peer(9), 2);
+        members.name(peer(1), t.at(1).mono);
+        members.name(peer(2), t.at(0).mono);
+        members.link(peer(3), DialedBy::Them, 1, t.at(2).mono).unwrap();
+        assert!(members.contains(&peer(1)) && !members.contains(&peer(2)));
+        members.link(peer(4), DialedBy::Them, 1, t.at(2).mono).unwrap();
+        assert_eq!((members.links(), members.all().len()), (2, 2));
+        assert_eq!(members.may_link(&peer(5), DialedBy::Us, 1), Err(LinkRefused::Full { limit: 2 }));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use p2psb_proto::model::limits::CLOCK_SKEW;
 use p2psb_proto::model::peer::{Endorsement, ServiceOffer};
 use p2psb_proto::model::record::next_seq;
 use p2psb_proto::model::{Address, NetworkId, PeerRecord, ServiceName, UnixMillis};
@@ -25,12 +26,13 @@ pub struct OwnRecord {
 }
 
 impl OwnRecord {
-    /// The record to be signed now; `last` is the highest `seq` that anybody is known to hold.
+    /// The record to be signed now; `last` is the highest `seq` that anybody is known to hold. One
+    /// that lies further ahead than clocks may differ was signed with a wrong clock: nobody accepts it, and it does not count.
     #[must_use]
     pub fn next(&self, endorsements: Vec<Endorsement>, last: u64, now: UnixMillis) -> PeerRecord {
         PeerRecord {
             network: self.network,
-            seq: next_seq(last, now),
+            seq: next_seq(if last > now.plus(CLOCK_SKEW).0 { 0 } else { last }, now),
             issued: now,
             expires: now.plus(LIFETIME),
             addresses: self.addresses.clone(),
@@ -54,6 +56,9 @@ mod tests {
         let record = own.next(Vec::new(), T0.0 + 10, T0);
         assert_eq!(record.seq, T0.0 + 11);
         assert_eq!(record.expires.since(record.issued), LIFETIME);
+        let skew = T0.plus(CLOCK_SKEW).0;
+        assert_eq!(own.next(Vec::new(), skew, T0).seq, skew + 1);
+        assert_eq!(own.next(Vec::new(), skew + 1, T0).seq, T0.0, "the clock was wrong and is right again");
         assert!(record.offers(SERVICE));
     }
 }

@@ -5,9 +5,10 @@
 //!   home), the one of the higher `session_seq`, or the later one of the same session.
 //! - How fresh a statement is follows from its home's last mark. A home that is silent for longer than [`MARKS_MISSED`] is
 //!   not believed that its peers are there, only that they may be back; after [`HOME_LOSS_GRACE`] they are OFFLINE.
+//! - When there is no room, whoever went is forgotten for one that is there, the one heard longest ago first.
 //! - After a home has said all it knows, what it did not say again is OFFLINE.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use p2psb_proto::model::PeerId;
@@ -90,6 +91,8 @@ struct Home {
 pub struct Presence {
     homes: HashMap<PeerId, Home>,
     peers: HashMap<PeerId, Vec<Heard>>,
+    /// The statements that say OFFLINE, by when the peer was heard: peer and home.
+    offline: BTreeSet<(Instant, PeerId, PeerId)>,
     statements: usize,
     limit: usize,
     /// Silence after which a home calls a peer SUSPECT: what it calls ONLINE was heard within this time.
@@ -100,7 +103,8 @@ impl Presence {
     /// Nothing said yet; at most `limit` statements are kept.
     #[must_use]
     pub fn new(limit: usize, suspect_after: Duration) -> Self {
-        Self { homes: HashMap::new(), peers: HashMap::new(), statements: 0, limit, suspect_after }
+        let (homes, peers, offline) = (HashMap::new(), HashMap::new(), BTreeSet::new());
+        Self { homes, peers, offline, statements: 0, limit, suspect_after }
     }
 
     /// A link with a home is up, and begins with all that the home knows.
@@ -120,10 +124,11 @@ impl Presence {
     pub fn synced(&mut self, home: &PeerId, now: Instant) {
         self.mark(home, now);
         let Some(telling) = self.homes.get(home).map(|home| home.telling) else { return };
-        for heard in self.peers.values_mut().flatten() {
-            if heard.home == *home && heard.telling != telling {
+        for (peer, heards) in &mut self.peers {
+            for heard in heards.iter_mut().filter(|heard| heard.home == *home && heard.telling != telling) {
                 heard.telling = telling;
                 heard.statement.state = PresenceState::Offline;
+                self.offline.insert((heard.statement.heard, *peer, *home));
             }
         }
     }
@@ -139,29 +144,45 @@ impl Presence {
     }
 
     /// A home speaks of a peer. Returns whether it was heard: it is not when it speaks of an older session than before, or
-    /// when there is no room.
+    /// when there is no room: for a peer that is not OFFLINE another that is makes room.
     pub fn state(&mut self, home: PeerId, peer: PeerId, statement: Statement) -> bool {
         let Some(telling) = self.homes.get(&home).map(|home| home.telling) else { return false };
         let new = Heard { home, telling, statement };
-        let full = self.statements >= self.limit;
-        let heards = self.peers.entry(peer).or_default();
-        match heards.iter_mut().find(|heard| heard.home == home) {
+        let offline = statement.state == PresenceState::Offline;
+        let known = self.peers.get_mut(&peer).and_then(|all| all.iter_mut().find(|heard| heard.home == home));
+        match known {
             Some(old) if is_older(&statement, &old.statement) => {
                 // It was spoken of at least: the session that is known replaced this one.
                 return false;
             }
-            Some(old) => *old = new,
-            None if full => {
-                if heards.is_empty() {
-                    self.peers.remove(&peer);
-                }
-                return false;
+            Some(old) => {
+                self.offline.remove(&(old.statement.heard, peer, home));
+                *old = new;
             }
             None => {
-                heards.push(new);
+                if self.statements >= self.limit && (offline || !self.make_room()) {
+                    return false;
+                }
+                self.peers.entry(peer).or_default().push(new);
                 self.statements += 1;
             }
         }
+        if offline {
+            self.offline.insert((statement.heard, peer, home));
+        }
+        true
+    }
+
+    /// Forgets one that is OFFLINE. Returns whether there was any.
+    fn make_room(&mut self) -> bool {
+        let Some((_, peer, home)) = self.offline.pop_first() else { return false };
+        if let Some(heards) = self.peers.get_mut(&peer) {
+            heards.retain(|heard| heard.home != home);
+            if heards.is_empty() {
+                self.peers.remove(&peer);
+            }
+        }
+        self.statements = self.statements.saturating_sub(1);
         true
     }
 
@@ -201,8 +222,15 @@ impl Presence {
                 || silent_since.is_none_or(|since| now.saturating_duration_since(since) >= HOME_LOSS_GRACE);
             !offline || now.saturating_duration_since(heard.statement.heard) < REMEMBERED
         };
-        self.peers.retain(|_, heards| {
-            heards.retain(matters);
+        let offline = &mut self.offline;
+        self.peers.retain(|peer, heards| {
+            heards.retain(|heard| {
+                let stays = matters(heard);
+                if !stays {
+                    offline.remove(&(heard.statement.heard, *peer, heard.home));
+                }
+                stays
+            });
             !heards.is_empty()
         });
         self.statements = self.peers.values().map(Vec::len).sum();
@@ -330,13 +358,28 @@ mod tests {
         p.begin(peer(HOME), t.at(0).mono);
         assert!(p.state(peer(HOME), peer(1), said(1, PresenceState::Offline, t.at(0).mono)));
         assert!(p.state(peer(HOME), peer(2), said(1, PresenceState::Online, t.at(0).mono)));
-        assert!(!p.state(peer(HOME), peer(3), said(1, PresenceState::Online, t.at(0).mono)), "no room");
-        assert_eq!(p.peers.len(), 2);
+        assert!(!p.state(peer(HOME), peer(3), said(1, PresenceState::Offline, t.at(0).mono)), "no room");
+        assert_eq!((p.peers.len(), p.offline.len()), (2, 1));
         let later = t.at(0).mono + REMEMBERED;
         p.mark(&peer(HOME), later);
         p.sweep(later);
         assert!(p.view(&peer(1), later).is_none());
         assert!(p.view(&peer(2), later).is_some());
-        assert_eq!(p.statements, 1);
+        assert_eq!((p.statements, p.offline.len()), (1, 0));
+    }
+
+    #[test]
+    fn who_went_makes_room_for_who_is_there() {
+        let t = Time::start();
+        let (mut p, at) = (Presence::new(2, Duration::from_secs(75)), |s| t.at(s).mono);
+        p.begin(peer(HOME), at(0));
+        assert!(p.state(peer(HOME), peer(1), said(1, PresenceState::Offline, at(2))));
+        assert!(p.state(peer(HOME), peer(2), said(1, PresenceState::Offline, at(1))));
+        assert!(p.state(peer(HOME), peer(3), said(1, PresenceState::Online, at(3))));
+        assert!(p.view(&peer(2), at(3)).is_none(), "it was heard longest ago");
+        assert!(p.state(peer(HOME), peer(1), said(2, PresenceState::Online, at(3))), "it came back");
+        assert!(p.offline.is_empty());
+        assert!(!p.state(peer(HOME), peer(4), said(1, PresenceState::Online, at(3))), "all are there");
+        assert_eq!((p.statements, p.peers.len()), (2, 2));
     }
 }

@@ -19,6 +19,9 @@ use p2psb_proto::model::presence::{PresenceSource, PresenceState};
 /// How long a peer that went is remembered with the time it was last seen: no record of it lives longer.
 pub const REMEMBERED: Duration = RECORD_LIFETIME;
 
+/// So long one is remembered that is too many: members are told in this time that it is OFFLINE.
+pub const TELLING: Duration = Duration::from_secs(60);
+
 /// The durations of sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
@@ -152,6 +155,12 @@ impl Entry {
         } else {
             self.heard.max(offline_at) + REMEMBERED
         }
+    }
+
+    /// The same for one whose state `told` is; of one that is OFFLINE and one too many, soon.
+    fn due_after(&self, timing: &Timing, full: bool, now: Instant) -> Instant {
+        let due = self.next_change(timing, now);
+        if full && self.told == PresenceState::Offline { due.min(now + TELLING) } else { due }
     }
 
     const fn source(&self) -> PresenceSource {
@@ -334,17 +343,22 @@ impl Sessions {
     }
 
     fn end(&mut self, peer: PeerId, phase: Phase, now: Instant) {
-        let full = self.entries.len() > self.remembered_limit;
+        let (full, overfull) = (self.is_full(), self.entries.len() / 2 > self.remembered_limit);
         let Some(entry) = self.entries.get_mut(&peer) else { return };
         self.deadlines.remove(&(entry.due, peer));
-        if full && phase == Phase::Ended {
+        if overfull && phase == Phase::Ended {
             self.entries.remove(&peer);
             return;
         }
         entry.phase = phase;
-        entry.due = entry.next_change(&self.timing, now);
         entry.told = entry.state(&self.timing, now);
+        entry.due = entry.due_after(&self.timing, full, now);
         self.deadlines.insert((entry.due, peer));
+    }
+
+    /// Whether who goes now is one too many to be remembered.
+    fn is_full(&self) -> bool {
+        self.entries.len() > self.remembered_limit
     }
 
     /// When [`Self::due`] has something to do next.
@@ -361,6 +375,7 @@ impl Sessions {
                 break;
             };
             self.deadlines.remove(&(at, peer));
+            let full = self.is_full();
             let Some(entry) = self.entries.get_mut(&peer) else { continue };
             let state = entry.state(&self.timing, now);
             if state == PresenceState::Offline && entry.told == PresenceState::Offline {
@@ -375,7 +390,7 @@ impl Sessions {
                 entry.phase = Phase::Ended;
                 due.freed.push(Freed(from));
             }
-            entry.due = entry.next_change(&self.timing, now);
+            entry.due = entry.due_after(&self.timing, full, now);
             self.deadlines.insert((entry.due, peer));
         }
         due
@@ -548,12 +563,32 @@ mod tests {
 
     #[test]
     fn no_more_than_the_limit_are_remembered() {
+        for ending in [Ending::Clean, Ending::Lost] {
+            let (mut s, t) = (Sessions::new(TIMING, 2), Time::start());
+            for n in 1..=5 {
+                let ticket = s.open(peer(n), 1, Bytes::new(), t.at(0).mono).unwrap().ticket;
+                s.close(peer(n), ticket, ending, t.at(0).mono);
+            }
+            let offline = t.at(30).mono;
+            let told = s.due(offline, 10).changed.len();
+            assert_eq!(told, if ending == Ending::Lost { 5 } else { 0 }, "the clean ones were told before");
+            for n in 1..=5 {
+                assert_eq!(s.stated(&peer(n), offline).unwrap().state, PresenceState::Offline);
+            }
+            s.due(offline + TELLING, 10);
+            assert_eq!(s.entries.len(), s.deadlines.len());
+            assert!(s.entries.len() <= 2, "{ending:?}: {}", s.entries.len());
+        }
+    }
+
+    #[test]
+    fn a_flood_of_ended_sessions_is_bounded_at_once() {
         let (mut s, now) = (Sessions::new(TIMING, 2), Time::start().at(0).mono);
-        for n in 1..=5 {
+        for n in 1..=50 {
             let ticket = s.open(peer(n), 1, Bytes::new(), now).unwrap().ticket;
             s.close(peer(n), ticket, Ending::Clean, now);
         }
-        assert_eq!((s.entries.len(), s.deadlines.len()), (2, 2));
+        assert_eq!((s.entries.len(), s.deadlines.len()), (5, 5));
     }
 
     #[test]

@@ -2,11 +2,11 @@
 //!
 //! Invariants:
 //! - A statement is only ever replaced by one of a higher `(seq, digest)`, so merging is a maximum: in any order, any number
-//!   of times, the same statements lead to the same table.
+//!   of times, the same statements lead to the same table. Only [`Table::put_own`] may go back.
 //! - An entry is remembered until every statement of its peer that was seen has expired, so that no older one can come back;
 //!   it is *valid* only until its own expiry, and a withdrawal never is.
 //! - The index of services holds exactly the offers of the entries.
-//! - Replacing a statement never needs room.
+//! - Replacing a statement never needs room, and neither do this server's own and those of members.
 //!
 //! A statement is kept as the bytes it came in, ready to be sent: 300 bytes for an ordinary peer, and as little as possible
 //! beside them.
@@ -16,7 +16,7 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::Bytes;
-use p2psb_proto::model::limits::{RECORD_LIFETIME, WITHDRAWAL_GRACE};
+use p2psb_proto::model::limits::{CLOCK_SKEW, RECORD_LIFETIME, WITHDRAWAL_GRACE};
 use p2psb_proto::model::{Digest, PeerId, PeerStatement, UnixMillis};
 
 /// A peer changes what it says at most this often.
@@ -187,12 +187,15 @@ impl Table {
     /// Takes a statement from its peer. The same one again changes nothing; an older or contradicting one is refused.
     pub fn offer(&mut self, item: Item, now: UnixMillis) -> Result<Merged, TableError> {
         if let Some(stored) = self.entries.get(&item.peer) {
-            if item.seq < stored.seq {
-                let (stored_seq, stored) = (stored.seq, stored.bytes.clone());
-                return Err(TableError::Stale { seq: item.seq, stored_seq, stored });
+            let (stored_seq, bytes) = (stored.seq, stored.bytes.clone());
+            let contradicts = item.seq == stored_seq && item.digest != stored.digest;
+            if item.seq < stored_seq {
+                self.remember_longer(&item.peer, item.keep);
+                return Err(TableError::Stale { seq: item.seq, stored_seq, stored: bytes });
             }
-            if item.seq == stored.seq && item.digest != stored.digest {
-                let stored = stored.bytes.clone();
+            if contradicts {
+                let stored = bytes;
+                self.remember_longer(&item.peer, item.keep);
                 self.equivocations += 1;
                 return Err(TableError::Equivocation { seq: item.seq, stored });
             }
@@ -202,6 +205,25 @@ impl Table {
 
     /// Takes a statement from another rendezvous: the higher `(seq, digest)` wins.
     pub fn merge(&mut self, item: Item, now: UnixMillis) -> Result<Merged, TableError> {
+        self.merge_within(item, self.limit, now)
+    }
+
+    /// The same for the statement of a member, of whom there are few: it needs no room.
+    pub fn merge_member(&mut self, item: Item, now: UnixMillis) -> Result<Merged, TableError> {
+        self.merge_within(item, usize::MAX, now)
+    }
+
+    /// Takes this server's own record. It needs no room, and takes the place of one with a `seq` out of the future, which
+    /// was signed while the clock was wrong.
+    pub fn put_own(&mut self, item: Item, now: UnixMillis) -> Result<Merged, TableError> {
+        let latest = now.plus(CLOCK_SKEW).0;
+        if self.entries.get(&item.peer).is_some_and(|stored| stored.seq > latest && item.seq < stored.seq) {
+            self.take_out(&item.peer);
+        }
+        self.merge_within(item, usize::MAX, now)
+    }
+
+    fn merge_within(&mut self, item: Item, limit: usize, now: UnixMillis) -> Result<Merged, TableError> {
         let mut keep = item.keep;
         match self.entries.get(&item.peer) {
             Some(stored) => {
@@ -215,7 +237,7 @@ impl Table {
                 keep = keep.max(stored.keep);
             }
             None if item.keep <= now => return Err(TableError::Expired { expired: item.keep }),
-            None if self.entries.len() >= self.limit => return Err(TableError::Full { limit: self.limit }),
+            None if self.entries.len() >= limit => return Err(TableError::Full { limit }),
             None => {}
         }
         self.take_out(&item.peer);
@@ -290,6 +312,12 @@ impl Table {
     #[must_use]
     pub fn seq(&self, peer: &PeerId) -> Option<u64> {
         self.entries.get(peer).map(|entry| entry.seq)
+    }
+
+    /// Whether the newest statement of a peer is a valid record that offers a service.
+    #[must_use]
+    pub fn provides(&self, peer: &PeerId, service: &str, now: UnixMillis) -> bool {
+        self.valid(peer, now).is_some_and(|entry| entry.services.iter().any(|one| **one == *service))
     }
 
     /// Valid providers of a service behind `after`, in the order of their ids.
@@ -439,6 +467,41 @@ mod tests {
         table.offer(item(&record(2, 1, &[])), T0).unwrap();
         assert_eq!(table.offer(item(&record(3, 1, &[])), T0), Err(TableError::Full { limit: 2 }));
         assert_eq!(table.offer(item(&record(2, 2, &[])), T0), Ok(Merged::Changed));
+    }
+
+    #[test]
+    fn the_own_record_and_those_of_members_need_no_room() {
+        let mut table = Table::new(1);
+        table.offer(item(&record(1, 1, &[])), T0).unwrap();
+        assert_eq!(table.merge_member(item(&record(2, 1, &["chat"])), T0), Ok(Merged::Changed));
+        assert_eq!(table.put_own(item(&record(3, 1, &[])), T0), Ok(Merged::Changed));
+        assert!(table.provides(&peer(2), "chat", T0) && !table.provides(&peer(3), "chat", T0));
+        table.merge(item(&withdrawal(2, 2)), T0).unwrap();
+        assert!(!table.provides(&peer(2), "chat", T0));
+    }
+
+    #[test]
+    fn an_own_record_out_of_the_future_is_replaced_when_the_clock_is_right_again() {
+        let mut table = table();
+        let ahead = T0.plus(CLOCK_SKEW + Duration::from_millis(1)).0;
+        table.put_own(item(&record(1, ahead, &[])), T0).unwrap();
+        assert_eq!(table.put_own(item(&record(1, T0.0, &[])), T0), Ok(Merged::Changed));
+        assert_eq!(table.seq(&peer(1)), Some(T0.0));
+        assert_eq!(table.put_own(item(&record(1, T0.0 - 1, &[])), T0), Ok(Merged::Known));
+    }
+
+    #[test]
+    fn what_is_known_outlives_a_stale_statement_that_was_refused() {
+        let mut table = table();
+        let mut short = item(&record(1, 11, &[]));
+        short.expires = T0.plus(Duration::from_secs(60));
+        short.keep = short.expires;
+        let long = item(&record(1, 10, &[]));
+        table.offer(short, T0).unwrap();
+        assert!(matches!(table.offer(long.clone(), T0), Err(TableError::Stale { .. })));
+        let later = T0.plus(Duration::from_secs(120));
+        assert_eq!(table.sweep(later, 10), 0);
+        assert!(matches!(table.offer(long, later), Err(TableError::Stale { .. })));
     }
 
     #[test]

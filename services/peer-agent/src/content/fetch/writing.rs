@@ -263,6 +263,9 @@ impl Writing {
             site.store.remove_chunk(site.tree, place.entry, place.offset)?;
         }
         if let Some(need) = self.needs.get_mut(&digest) {
+            if need.size != size {
+                return Err(two_lengths(&digest));
+            }
             need.places.push(place);
             return Ok(0);
         }
@@ -277,6 +280,9 @@ impl Writing {
         self.buffer = buffer;
         if here {
             return Ok(size.into());
+        }
+        if found {
+            return Err(two_lengths(&digest));
         }
         self.needs.insert(digest, Need { size, places: vec![place], asked: false });
         self.queue.push_back((digest, size));
@@ -443,4 +449,9 @@ fn make_links(site: &mut Site, manifest: &Digest) -> Result<(), FetchError> {
         }
     }
     Ok(())
+}
+
+/// One digest can't be of two lengths: whoever wrote that manifest lies in one place at least.
+fn two_lengths(digest: &Digest) -> FetchError {
+    ManifestError::Malformed { what: "chunk list", why: format!("{digest} stands with two lengths") }.into()
 }

@@ -35,6 +35,16 @@ pub enum PublishError {
         /// The other.
         second: String,
     },
+    /// The agent's own data folder would be in it.
+    #[error(
+        "{path} holds, or lies in, the agent's data folder {private} with its secret keys; publish another folder, or move that one"
+    )]
+    Private {
+        /// What was to be published.
+        path: String,
+        /// The data folder.
+        private: String,
+    },
     /// Nothing is there.
     #[error("nothing is at {0}")]
     Missing(String),
@@ -85,6 +95,7 @@ impl PublishError {
             Self::NoInput | Self::Relative(_) | Self::Nameless(_) | Self::SameName { .. } => {
                 Reason::InvalidArgument
             }
+            Self::Private { .. } => Reason::PathInvalid,
             Self::Missing(_) => Reason::PathMissing,
             Self::Unreadable { .. } => Reason::FileUnreadable,
             Self::Kind { .. } => Reason::FileKindUnsupported,

@@ -267,3 +267,30 @@ fn what_a_killed_publish_left_is_removed_at_the_next_start() {
     let agent = agent.restart();
     nothing_left(&agent.store);
 }
+
+#[test]
+fn the_data_folder_is_never_published() {
+    let agent = Agent::new();
+    let secrets = agent.path("data");
+    for input in [secrets.clone(), secrets.join("catalogue.db"), agent.dir.path().to_owned()] {
+        let error = agent.publish(&input).unwrap_err();
+        assert!(matches!(error, PublishError::Private { .. }), "{error}");
+    }
+    assert!(agent.store.manifests().unwrap().is_empty());
+}
+
+#[test]
+fn content_is_claimed_only_once_it_is_released_and_gone_after_a_restart_if_it_never_was() {
+    let agent = Agent::new();
+    fs::create_dir(agent.path("one")).unwrap();
+    fs::write(agent.path("one/a"), b"a").unwrap();
+    let published = agent.publish(&agent.path("one")).unwrap();
+    assert!(agent.store.manifests().unwrap().is_empty());
+    agent.store.release(&published.manifest);
+    assert_eq!(agent.store.manifests().unwrap().len(), 1);
+    fs::write(agent.path("one/a"), b"b").unwrap();
+    let second = agent.publish(&agent.path("one")).unwrap();
+    let agent = agent.restart();
+    assert!(agent.store.tree(published.tree).unwrap().is_some());
+    assert!(agent.store.tree(second.tree).unwrap().is_none());
+}
