@@ -188,3 +188,23 @@ async fn an_interrupted_fetch_goes_on_where_it_was() {
     assert!(second < all, "{second} of about {all} chunks came in the second run");
     scene.finish(worker).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_liars_in_a_row_do_not_make_it_lose_track() {
+    let scene = Scene::new();
+    let store = Scene::open(&scene.dir.path().join("b"));
+    let mut worker = scene.worker(&store).await;
+    // Each lies later than the one before, so that hosts are left with more and less on its way.
+    for honest in (4..100).step_by(8) {
+        let lie = move |number: usize, chunk: Bytes| {
+            let mut bytes = chunk.to_vec();
+            bytes[0] ^= u8::from(number >= honest);
+            Some(Bytes::from(bytes))
+        };
+        let (outcome, _) = scene.fetch_from(&mut worker, &scene.host(lie)).await;
+        assert!(matches!(outcome, Outcome::Lied(_)), "{outcome:?}");
+    }
+    let (outcome, _) = scene.fetch_from(&mut worker, &scene.host(|_, chunk| Some(chunk))).await;
+    assert!(matches!(outcome, Outcome::Complete), "{outcome:?}");
+    scene.finish(worker).await;
+}
