@@ -88,6 +88,16 @@ pub enum DialError {
         /// Who did.
         found: PeerId,
     },
+    /// A pin, and a certificate that proves no identity.
+    #[error(
+        "{endpoint}: {expected} must answer there; the server's certificate is an ordinary one and does not prove who it is"
+    )]
+    Unproven {
+        /// Dialed.
+        endpoint: String,
+        /// Who must answer.
+        expected: PeerId,
+    },
     /// Another identity than before answered.
     #[error(
         "{endpoint}: {found} answers there now, it was {known} before; if the operator confirms the change, remove its line from known_servers"
@@ -107,7 +117,7 @@ impl DialError {
     #[must_use]
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::IdentityMismatch { .. } => Reason::IdentityMismatch,
+            Self::IdentityMismatch { .. } | Self::Unproven { .. } => Reason::IdentityMismatch,
             Self::IdentityChanged { .. } => Reason::IdentityChanged,
             Self::Resolve { .. } | Self::Connect { .. } | Self::Handshake { .. } | Self::Timeout { .. } => {
                 Reason::Unreachable
@@ -155,8 +165,21 @@ impl Dialer {
         self
     }
 
-    /// Dials an endpoint. DNS names are resolved anew; of several addresses the first to answer wins.
+    /// Dials an endpoint. DNS names are resolved anew; of several addresses the first to answer wins. A pin is satisfied by a
+    /// certificate with that identity only; on plaintext, which the endpoint asks for, nobody is proven.
     pub async fn dial(&self, endpoint: &Endpoint) -> Result<Connection, DialError> {
+        let connection = self.dial_unproven(endpoint).await?;
+        match endpoint.pin() {
+            Some(expected) if !endpoint.is_plaintext() && connection.server_id().is_none() => {
+                Err(DialError::Unproven { endpoint: endpoint.url(), expected })
+            }
+            _ => Ok(connection),
+        }
+    }
+
+    /// As [`Self::dial`], for callers who then demand a live proof: an ordinary certificate is enough, also with a pin. One that proves
+    /// another identity than the pinned one is refused all the same.
+    pub async fn dial_unproven(&self, endpoint: &Endpoint) -> Result<Connection, DialError> {
         match tokio::time::timeout(DIAL, self.dial_unbounded(endpoint)).await {
             Ok(done) => done,
             Err(_) => Err(DialError::Timeout { endpoint: endpoint.url() }),

@@ -20,7 +20,7 @@ use tonic::Status;
 use crate::conn::{Connection, Dialer};
 use crate::endpoint::Endpoint;
 use crate::pool::Pool;
-use crate::session::now;
+use crate::session::{handshake, now};
 
 /// How long a rendezvous may take before the next of its backbone is asked beside it.
 const HEDGE: Duration = Duration::from_millis(250);
@@ -345,7 +345,8 @@ impl Locator {
     ) -> Result<T, Status> {
         let start = Instant::now();
         let bounded = tokio::time::timeout(CALL, async {
-            let connection = self.pool.get(endpoint).await?;
+            let connection =
+                self.pool.get_by(endpoint, async |dialer| self.dial(dialer, endpoint).await).await?;
             let origin = connection.origin();
             call(Client::with_origin(connection, origin).max_decoding_message_size(limits::MESSAGE_BYTES))
                 .await
@@ -365,6 +366,15 @@ impl Locator {
             }
         }
         answer
+    }
+
+    /// A pinned rendezvous must prove itself: by its certificate, or live.
+    async fn dial(&self, dialer: &Dialer, endpoint: &Endpoint) -> Result<Connection, Status> {
+        let connection = dialer.dial_unproven(endpoint).await?;
+        if endpoint.pin().is_some() && connection.server_id().is_none() {
+            handshake::prove(&connection, endpoint, self.network).await?;
+        }
+        Ok(connection)
     }
 
     fn failed(&self, endpoint: &Endpoint, why: &str) {

@@ -36,13 +36,22 @@ impl Pool {
 
     /// A live connection. Calls for one endpoint at the same time share one dial.
     pub async fn get(&self, endpoint: &Endpoint) -> Result<Connection, DialError> {
+        self.get_by(endpoint, async |dialer| dialer.dial(endpoint).await).await
+    }
+
+    /// As [`Self::get`], with another way to make a connection.
+    pub(crate) async fn get_by<E>(
+        &self,
+        endpoint: &Endpoint,
+        dial: impl AsyncFnOnce(&Dialer) -> Result<Connection, E>,
+    ) -> Result<Connection, E> {
         let slot = self.slot(endpoint);
         let mut held = slot.lock().await;
         if let Some(connection) = held.as_ref().filter(|c| !c.is_closed()) {
             return Ok(connection.clone());
         }
         *held = None;
-        let connection = self.dialer.dial(endpoint).await?;
+        let connection = dial(&self.dialer).await?;
         *held = Some(connection.clone());
         Ok(connection)
     }

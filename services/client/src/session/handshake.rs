@@ -8,7 +8,7 @@ use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::hello::Hello;
 use p2psb_proto::model::proof::{self, ProofRole, Transcript};
 use p2psb_proto::model::time::duration_from_wire;
-use p2psb_proto::model::{Address, PeerId, PeerRecord, Signed, limits};
+use p2psb_proto::model::{Address, NetworkId, PeerId, PeerRecord, SecretKey, Signed, limits};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
 use p2psb_proto::wire::rendezvous::v1::connect_response::Message as Down;
@@ -84,7 +84,9 @@ pub(super) fn ids(records: &[Signed<PeerRecord>]) -> BTreeSet<PeerId> {
 pub(super) async fn greet(
     connection: Connection,
     endpoint: &Endpoint,
-    config: &SessionConfig,
+    network: NetworkId,
+    peer: PeerId,
+    software: &str,
     session_seq: u64,
 ) -> Result<Greeted, Status> {
     let mut client_nonce = [0; limits::NONCE_BYTES];
@@ -93,7 +95,7 @@ pub(super) async fn greet(
     })?;
     let (up, outbox) = mpsc::channel(OUTBOX);
     let hello = wire::SessionHello {
-        hello: Some(Hello::own(config.network, config.identity.peer_id(), &config.software, now())),
+        hello: Some(Hello::own(network, peer, software, now())),
         client_nonce: client_nonce.to_vec().into(),
         session_seq,
     };
@@ -103,11 +105,11 @@ pub(super) async fn greet(
     let Some(Down::Hello(answer)) = within(next(&mut down)).await? else {
         return Err(Failure::new(Reason::UnexpectedMessage, "the server must say hello first").into());
     };
-    let theirs = Hello::accept(answer.hello, &config.network, now()).map_err(Failure::from)?;
+    let theirs = Hello::accept(answer.hello, &network, now()).map_err(Failure::from)?;
     expect_identity(endpoint, &connection, theirs.peer)?;
     let transcript = Transcript {
-        network: config.network,
-        peer: config.identity.peer_id(),
+        network,
+        peer,
         server: theirs.peer,
         client_nonce,
         server_nonce: proof::nonce(&answer.server_nonce).map_err(Failure::from)?,
@@ -120,6 +122,20 @@ pub(super) async fn greet(
         answer.observed_address.and_then(|a| Address::try_from(a).ok()).and_then(|a| a.socket_addr());
     let local = connection.local_addr().ip().to_canonical();
     Ok(Greeted { server: theirs.peer, observed, local, up, down, transcript, connection })
+}
+
+/// Lets the rendezvous behind a connection prove that it is who was pinned, without becoming its peer: it proves itself before the caller
+/// has to.
+pub(crate) async fn prove(
+    connection: &Connection,
+    endpoint: &Endpoint,
+    network: NetworkId,
+) -> Result<(), Status> {
+    let nobody = SecretKey::generate().map_err(|e| {
+        Failure::new(Reason::Internal, format!("no randomness from the operating system: {e}"))
+    })?;
+    let peer = PeerId::new(nobody.public());
+    greet(connection.clone(), endpoint, network, peer, "locator", now().0).await.map(drop)
 }
 
 /// The server must be who was pinned, and who its certificate proved.

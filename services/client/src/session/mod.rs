@@ -1,7 +1,7 @@
 //! Keeps sessions with the rendezvous: one worker for each server, up to `max_homes` homes in each backbone, the own record signed
 //! anew whenever it changes or ages, jittered backoff, fail-over to rendezvous learnt from others.
 
-mod handshake;
+pub(crate) mod handshake;
 mod own;
 mod plan;
 mod worker;

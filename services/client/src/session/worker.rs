@@ -148,12 +148,16 @@ impl Worker {
     async fn open(&mut self) -> Result<(Open, Signed<PeerRecord>, Home), End> {
         let endpoint = self.endpoints.first().cloned().ok_or(End::Stopped)?;
         let shared = Arc::clone(&self.shared);
-        let connection = shared.config.dialer.dial(&endpoint).await.map_err(|e| End::Failed(e.into()))?;
+        let connection =
+            shared.config.dialer.dial_unproven(&endpoint).await.map_err(|e| End::Failed(e.into()))?;
         let backbone = handshake::backbone(&connection).await.map_err(End::Failed)?;
         self.backbone = handshake::ids(&backbone);
         let seq = shared.next_session_seq();
-        let greeted =
-            handshake::greet(connection, &endpoint, &shared.config, seq).await.map_err(End::Failed)?;
+        let config = &shared.config;
+        let (network, peer) = (config.network, config.identity.peer_id());
+        let greeted = handshake::greet(connection, &endpoint, network, peer, &config.software, seq)
+            .await
+            .map_err(End::Failed)?;
         let server = greeted.server;
         self.backbone.insert(server);
         shared.proven(self.number, server);

@@ -147,7 +147,7 @@ impl Work {
     }
 
     async fn dial(&self, endpoint: &Endpoint) -> Result<Ended, Refused> {
-        let connection = self.dialer.dial(endpoint).await?;
+        let connection = self.dialer.dial_unproven(endpoint).await?;
         handshake::dialed(&self.node, &self.trust, connection, endpoint).await
     }
 
