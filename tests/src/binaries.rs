@@ -69,7 +69,10 @@ struct Layout {
 impl Layout {
     fn of_this_process() -> Result<Self> {
         let exe = std::env::current_exe().context("finding the running executable")?;
-        Self::of(&exe, |dir| dir.join("CACHEDIR.TAG").is_file())
+        // Cargo writes the first only into a folder that it made itself, the second always.
+        let is_target_dir =
+            |dir: &Path| ["CACHEDIR.TAG", ".rustc_info.json"].iter().any(|f| dir.join(f).is_file());
+        Self::of(&exe, is_target_dir)
             .with_context(|| format!("{} is not in a target directory of cargo", exe.display()))
     }
 
