@@ -68,11 +68,11 @@ pub enum StartError {
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ServerFlags {
     /// Where to listen; sets listen.
-    #[arg(long, value_name = "ADDR:PORT", global = true)]
+    #[arg(long, value_name = "ADDR:PORT", global = true, help_heading = "Configuration")]
     pub listen: Option<String>,
 
     /// Where identity and certificate lie; sets data_dir.
-    #[arg(long, value_name = "DIR", global = true)]
+    #[arg(long, value_name = "DIR", global = true, help_heading = "Configuration")]
     pub data_dir: Option<String>,
 }
 

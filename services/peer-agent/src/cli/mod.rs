@@ -53,7 +53,7 @@ struct Cli {
     common: CommonArgs,
 
     /// Where keys, catalogue and control file lie [env: P2PSB_DATA_DIR; default: p2psb in the user's data folder].
-    #[arg(long, value_name = "DIR", global = true)]
+    #[arg(long, value_name = "DIR", global = true, help_heading = "Configuration")]
     data_dir: Option<PathBuf>,
 
     /// Print one JSON object a line instead of text for people.
