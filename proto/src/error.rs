@@ -10,7 +10,8 @@ use prost_types::Any;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::wire::common::v1::SignedRecord;
+use crate::model::time::duration_to_wire;
+use crate::wire::common::v1::{ErrorFact, ItemError, SignedRecord};
 
 /// The domain of every `ErrorInfo` of p2pSB.
 pub const DOMAIN: &str = "p2psb";
@@ -91,8 +92,10 @@ reasons! {
     SessionReplaced = "SESSION_REPLACED" => Aborted,
     /// The peer was silent for too long.
     SessionLost = "SESSION_LOST" => DeadlineExceeded,
-    /// No valid record of this peer is known.
+    /// This peer was never seen.
     PeerUnknown = "PEER_UNKNOWN" => NotFound,
+    /// This peer was seen, but no record of it is valid any more.
+    PeerOffline = "PEER_OFFLINE" => NotFound,
     /// No rendezvous answered.
     NoRendezvous = "NO_RENDEZVOUS" => Unavailable,
     /// No endorsed provider of a service can be reached.
@@ -228,6 +231,18 @@ impl Failure {
         match self.record {
             None => status,
             Some(record) => attach(&status, &record),
+        }
+    }
+}
+
+impl From<Failure> for ItemError {
+    /// As one item of a stream that goes on. An attached record does not fit in there.
+    fn from(failure: Failure) -> Self {
+        Self {
+            reason: failure.reason.as_str().to_owned(),
+            detail: failure.message,
+            retry_after: failure.retry_after.map(duration_to_wire),
+            facts: failure.metadata.into_iter().map(|(key, value)| ErrorFact { key, value }).collect(),
         }
     }
 }

@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use p2psb_proto::error::{self, Failure, Reason};
 use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
-use p2psb_proto::model::{NetworkId, PeerId, PeerRecord, ServiceName, Signed, limits};
+use p2psb_proto::model::{NetworkId, PeerId, PeerRecord, ServiceName, Signed, UnixMillis, limits};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServiceClient;
 use parking_lot::Mutex;
@@ -41,12 +41,20 @@ const MAX_PAGES: usize = 100;
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LocateError {
     /// Everyone who answered does not know the peer.
-    #[error(
-        "no rendezvous knows {peer}: it was never online here, left for good, or its record ran out ({asked} asked)"
-    )]
+    #[error("no rendezvous knows {peer}: it was never online here as far as they remember ({asked} asked)")]
     Unknown {
         /// Who was looked for.
         peer: PeerId,
+        /// How many rendezvous answered.
+        asked: usize,
+    },
+    /// It was seen, but nobody who answered has a valid record of it.
+    #[error("{peer} is offline, last seen at {last_seen}: it left, or its record ran out ({asked} asked)")]
+    Offline {
+        /// Who was looked for.
+        peer: PeerId,
+        /// The latest moment that anybody names.
+        last_seen: UnixMillis,
         /// How many rendezvous answered.
         asked: usize,
     },
@@ -64,6 +72,7 @@ impl LocateError {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Unknown { .. } => Reason::PeerUnknown,
+            Self::Offline { .. } => Reason::PeerOffline,
             Self::NoRendezvous { .. } => Reason::NoRendezvous,
         }
     }
@@ -71,7 +80,11 @@ impl LocateError {
 
 impl From<LocateError> for Failure {
     fn from(error: LocateError) -> Self {
-        Self::new(error.reason(), error.to_string())
+        let failure = Self::new(error.reason(), error.to_string());
+        match error {
+            LocateError::Offline { last_seen, .. } => failure.with("last_seen_time", last_seen),
+            LocateError::Unknown { .. } | LocateError::NoRendezvous { .. } => failure,
+        }
     }
 }
 
@@ -131,8 +144,9 @@ impl Locator {
     /// Where `peer` is: of all backbones' answers the one with the newest record.
     pub async fn locate(&self, peer: &PeerId) -> Result<Located, LocateError> {
         self.refresh().await;
+        let seen = Mutex::new(None);
         let mut walks: FuturesUnordered<_> =
-            self.backbones().into_iter().map(|members| self.locate_in(members, *peer)).collect();
+            self.backbones().into_iter().map(|members| self.locate_in(members, *peer, &seen)).collect();
         let mut best: Option<Located> = None;
         let (mut asked, mut failures) = (0, Vec::new());
         while let Some((answer, failed)) = walks.next().await {
@@ -147,13 +161,22 @@ impl Locator {
         }
         match best {
             Some(found) => Ok(found),
-            None if asked > 0 => Err(LocateError::Unknown { peer: *peer, asked }),
+            None if asked > 0 => Err(match *seen.lock() {
+                Some(last_seen) => LocateError::Offline { peer: *peer, last_seen, asked },
+                None => LocateError::Unknown { peer: *peer, asked },
+            }),
             None => Err(LocateError::NoRendezvous { detail: shown(&failures) }),
         }
     }
 
-    /// Asks one backbone: its first rendezvous, and the next ones beside it when they fail or are slow.
-    async fn locate_in(&self, members: Vec<Endpoint>, peer: PeerId) -> (Answer<Located>, Vec<String>) {
+    /// Asks one backbone: its first rendezvous, and the next ones beside it when they fail or are slow. Of those that have seen the peer
+    /// but have no valid record of it, `seen` keeps the latest word.
+    async fn locate_in(
+        &self,
+        members: Vec<Endpoint>,
+        peer: PeerId,
+        seen: &Mutex<Option<UnixMillis>>,
+    ) -> (Answer<Located>, Vec<String>) {
         let ask = |endpoint: Endpoint| async move {
             let request = wire::LocateRequest { peer_id: peer.to_wire() };
             let answer = self
@@ -163,7 +186,11 @@ impl Locator {
                 .await;
             match answer {
                 Ok(answer) => self.believe(peer, answer, &endpoint).map(Some),
-                Err(s) if error::reason_of(&s) == Some(Reason::PeerUnknown) => Ok(None),
+                Err(s) if is_not_located(&s) => {
+                    let mut seen = seen.lock();
+                    *seen = (*seen).max(last_seen(&s));
+                    Ok(None)
+                }
                 Err(s) => Err(format!("{}: {}", endpoint.url(), s.message())),
             }
         };
@@ -355,7 +382,7 @@ impl Locator {
             .await
             .unwrap_or_else(|_| Err(Failure::new(Reason::Unreachable, "no answer within 5 s").into()));
         match &answer {
-            Err(status) if error::reason_of(status).is_none_or(|r| r != Reason::PeerUnknown) => {
+            Err(status) if !is_not_located(status) => {
                 self.failed(endpoint, status.message());
             }
             _ => {
@@ -458,6 +485,16 @@ enum Answer<T> {
 /// How many rendezvous of a backbone must not know something before that is believed: one may have restarted a moment ago, be cut
 /// off, or lie.
 const UNKNOWN_BY: usize = 2;
+
+/// Whether a rendezvous says that it has no valid record of the peer, which is an answer.
+fn is_not_located(status: &Status) -> bool {
+    matches!(error::reason_of(status), Some(Reason::PeerUnknown | Reason::PeerOffline))
+}
+
+/// When the peer was last seen, as far as a rendezvous says so; never in the future.
+fn last_seen(status: &Status) -> Option<UnixMillis> {
+    UnixMillis::parse(&error::fact_of(status, "last_seen_time")?).map(|seen| seen.min(now()))
+}
 
 /// Of two records the newer one counts.
 fn rank(peer: &LocatedPeer) -> (u64, p2psb_proto::model::Digest, u64) {

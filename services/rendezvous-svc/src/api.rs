@@ -1,6 +1,7 @@
 //! The contract's services: decode, call, encode.
 
 mod bridge;
+mod locate_stream;
 mod query;
 mod register;
 mod rendezvous;

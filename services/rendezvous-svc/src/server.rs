@@ -8,7 +8,7 @@ use p2psb_client::tls::TlsError;
 use p2psb_client::{ClientAuth, Dialer, Endpoint, Identity, IdentityError, ServerTls, incoming};
 use p2psb_proto::error::Failure;
 use p2psb_proto::model::name::NameError;
-use p2psb_proto::model::{Address, AddressKind, PeerId, RecordError, Transport, limits};
+use p2psb_proto::model::{Address, AddressKind, PeerId, RecordError, Transport, UnixMillis, limits};
 use p2psb_proto::wire::DESCRIPTORS;
 use p2psb_proto::wire::rendezvous::v1::bridge_service_server::BridgeServiceServer;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_server::RendezvousServiceServer;
@@ -195,13 +195,15 @@ fn node(
     };
     let id = identity.peer_id();
     let capacity = Capacity { peers: config.limits.records, members: limits::MEMBERS };
+    let mut directory = Directory::new(id, config.timing, capacity);
+    directory.knowledge_since = UnixMillis(config.clock.unix_millis());
     Ok(Node {
         id,
         network: config.network,
         identity,
         clock: config.clock.clone(),
         behind_proxy: config.behind_proxy,
-        directory: RwLock::new(Directory::new(id, config.timing, capacity)),
+        directory: RwLock::new(directory),
         sessions: Mutex::new(Admission::new(config.limits.of_sessions())),
         registrations: Mutex::new(Admission::new(config.limits.of_registrations())),
         challenges: Challenges::new(random().map_err(StartError::Random)?),

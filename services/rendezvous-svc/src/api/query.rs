@@ -3,6 +3,7 @@
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::presence::page_size;
 use p2psb_proto::model::{PeerId, ServiceName, limits};
+use p2psb_proto::wire::common::v1::LocatedPeer;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 
 use super::status::not_an_id;
@@ -18,10 +19,15 @@ const LISTED_OVERHEAD: usize = 32;
 
 /// Where is this peer?
 pub(super) fn locate(node: &Node, request: &wire::LocateRequest) -> Result<wire::LocateResponse, Failure> {
-    let peer = PeerId::from_slice(&request.peer_id).map_err(|error| not_an_id("peer_id", &error))?;
+    Ok(wire::LocateResponse { peer: Some(located(node, &request.peer_id)?) })
+}
+
+/// The peer of this id.
+pub(super) fn located(node: &Node, peer_id: &[u8]) -> Result<LocatedPeer, Failure> {
+    let peer = PeerId::from_slice(peer_id).map_err(|error| not_an_id("peer_id", &error))?;
     let now = node.now();
     let found = node.directory.read().locate(&peer, now)?;
-    Ok(wire::LocateResponse { peer: Some(convert::located(&found)?) })
+    convert::located(&found)
 }
 
 /// Which peers provide this service?

@@ -6,7 +6,7 @@ use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_server::RendezvousService;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{query, register};
+use super::{locate_stream, query, register};
 use crate::node::{Caller, Node};
 use crate::sessions;
 
@@ -16,6 +16,7 @@ pub(crate) struct Rendezvous(pub(crate) Arc<Node>);
 #[tonic::async_trait]
 impl RendezvousService for Rendezvous {
     type ConnectStream = sessions::Outgoing;
+    type LocateStreamStream = locate_stream::Outgoing;
 
     async fn connect(
         &self,
@@ -54,6 +55,13 @@ impl RendezvousService for Rendezvous {
         request: Request<wire::LocateRequest>,
     ) -> Result<Response<wire::LocateResponse>, Status> {
         Ok(Response::new(query::locate(&self.0, request.get_ref())?))
+    }
+
+    async fn locate_stream(
+        &self,
+        request: Request<Streaming<wire::LocateStreamRequest>>,
+    ) -> Result<Response<Self::LocateStreamStream>, Status> {
+        Ok(Response::new(locate_stream::locate_all(&self.0, request.into_inner())?))
     }
 
     async fn find_by_service(

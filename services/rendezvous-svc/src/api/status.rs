@@ -8,7 +8,7 @@ use crate::backbone::trust::TrustError;
 use crate::convert;
 use crate::core::admission::LimitReached;
 use crate::core::challenge::ChallengeExpired;
-use crate::core::directory::{PeerUnknown, UNKNOWN_RETRY};
+use crate::core::directory::{NotLocated, OFFLINE_RETRY, UNKNOWN_RETRY};
 use crate::core::members::LinkRefused;
 use crate::core::page::TokenInvalid;
 use crate::core::session::NotNewer;
@@ -71,9 +71,17 @@ impl From<NotNewer> for Failure {
     }
 }
 
-impl From<PeerUnknown> for Failure {
-    fn from(error: PeerUnknown) -> Self {
-        Self::new(Reason::PeerUnknown, error.to_string()).retry_after(UNKNOWN_RETRY)
+impl From<NotLocated> for Failure {
+    fn from(error: NotLocated) -> Self {
+        let text = error.to_string();
+        match error {
+            NotLocated::Unknown { since, .. } => {
+                Self::new(Reason::PeerUnknown, text).with("knowledge_since", since).retry_after(UNKNOWN_RETRY)
+            }
+            NotLocated::Offline { last_seen, .. } => Self::new(Reason::PeerOffline, text)
+                .with("last_seen_time", last_seen)
+                .retry_after(OFFLINE_RETRY),
+        }
     }
 }
 
@@ -171,7 +179,8 @@ mod tests {
             (status(TableError::Expired { expired: UnixMillis(0) }), Reason::RecordExpired),
             (status(ChallengeExpired), Reason::ChallengeExpired),
             (status(NotNewer { offered: 1, current: 2 }), Reason::SessionReplaced),
-            (status(PeerUnknown { peer: peer(1) }), Reason::PeerUnknown),
+            (status(NotLocated::Unknown { peer: peer(1), since: UnixMillis(0) }), Reason::PeerUnknown),
+            (status(NotLocated::Offline { peer: peer(1), last_seen: UnixMillis(0) }), Reason::PeerOffline),
             (status(TokenInvalid), Reason::PageTokenInvalid),
             (status(LinkRefused::Duplicate), Reason::LinkDuplicate),
             (status(TrustError::Untrusted { peer: peer(1) }), Reason::BridgeUntrusted),

@@ -29,12 +29,28 @@ pub struct Capacity {
     pub members: usize,
 }
 
+/// After how long somebody who asked for a peer that was seen may ask again: it may be back any moment.
+pub const OFFLINE_RETRY: Duration = Duration::from_secs(10);
+
 /// No valid record of the peer is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no valid record of {peer} is known in this backbone")]
-pub struct PeerUnknown {
-    /// Who was asked for.
-    pub peer: PeerId,
+pub enum NotLocated {
+    /// As far as is known it never was here.
+    #[error("{peer} was never seen in this backbone, as far as is known since {since}")]
+    Unknown {
+        /// Who was asked for.
+        peer: PeerId,
+        /// Since when this server knows what happens.
+        since: UnixMillis,
+    },
+    /// It was, and went.
+    #[error("{peer} is offline, last seen at {last_seen}: it left, or its record ran out")]
+    Offline {
+        /// Who was asked for.
+        peer: PeerId,
+        /// When it was last heard; when it signed its last statement, if it was not.
+        last_seen: UnixMillis,
+    },
 }
 
 /// A peer that was found.
@@ -79,6 +95,8 @@ pub struct KnownRendezvous {
 #[derive(Debug)]
 pub struct Directory {
     own: PeerId,
+    /// Since when it is known who comes and goes; set by whoever starts the server.
+    pub knowledge_since: UnixMillis,
     /// Records and withdrawals.
     pub table: Table,
     /// Peers that are here.
@@ -95,6 +113,7 @@ impl Directory {
     pub fn new(own: PeerId, timing: Timing, capacity: Capacity) -> Self {
         Self {
             own,
+            knowledge_since: UnixMillis::default(),
             table: Table::new(capacity.peers),
             sessions: Sessions::new(timing, capacity.peers),
             presence: Presence::new(capacity.peers, timing.suspect_after()),
@@ -103,9 +122,20 @@ impl Directory {
     }
 
     /// Where is this peer?
-    pub fn locate(&self, peer: &PeerId, now: Now) -> Result<Located, PeerUnknown> {
-        let entry = self.table.valid(peer, now.wall).ok_or(PeerUnknown { peer: *peer })?;
-        Ok(self.located(peer, entry, now))
+    pub fn locate(&self, peer: &PeerId, now: Now) -> Result<Located, NotLocated> {
+        match self.table.valid(peer, now.wall) {
+            Some(entry) => Ok(self.located(peer, entry, now)),
+            None => Err(self.not_located(*peer, now)),
+        }
+    }
+
+    fn not_located(&self, peer: PeerId, now: Now) -> NotLocated {
+        let said = self.table.known(&peer).map(|entry| entry.issued().min(now.wall));
+        let heard = self.view(&peer, now).map(|view| now.wall_at(view.last_seen));
+        match said.max(heard) {
+            Some(last_seen) => NotLocated::Offline { peer, last_seen },
+            None => NotLocated::Unknown { peer, since: self.knowledge_since },
+        }
     }
 
     fn located(&self, peer: &PeerId, entry: &Entry, now: Now) -> Located {
@@ -230,17 +260,25 @@ mod tests {
         assert_eq!((found.state, found.source), (PresenceState::Offline, PresenceSource::Record));
         assert_eq!((found.last_seen, found.home), (T0, None));
         assert_eq!(found.as_of, t.at(60).wall);
-        assert_eq!(d.locate(&peer(2), t.at(0)), Err(PeerUnknown { peer: peer(2) }));
+        d.knowledge_since = T0;
+        assert_eq!(d.locate(&peer(2), t.at(0)), Err(NotLocated::Unknown { peer: peer(2), since: T0 }));
     }
 
     #[test]
-    fn a_withdrawn_or_expired_peer_is_unknown() {
+    fn a_withdrawn_or_expired_peer_is_offline_with_the_time_it_was_last_seen() {
         let (mut d, t) = (directory(), Time::start());
         know(&mut d, &record(1, 1, &[]));
         assert!(d.locate(&peer(1), t.at(3599)).is_ok());
-        assert!(d.locate(&peer(1), t.at(3600)).is_err());
+        let offline = |last_seen| Err(NotLocated::Offline { peer: peer(1), last_seen });
+        assert_eq!(d.locate(&peer(1), t.at(3600)), offline(T0));
+        let ticket = d.sessions.open(peer(1), 1, Bytes::new(), t.at(50).mono).unwrap().ticket;
+        d.sessions.close(peer(1), ticket, Ending::Clean, t.at(60).mono);
         know(&mut d, &withdrawal(1, 2));
-        assert!(d.locate(&peer(1), t.at(0)).is_err());
+        let found = d.locate(&peer(1), t.at(70));
+        assert!(
+            matches!(found, Err(NotLocated::Offline { last_seen, .. }) if last_seen >= t.at(50).wall),
+            "{found:?}"
+        );
     }
 
     #[test]

@@ -285,6 +285,12 @@ impl Table {
         self.entries.get(peer).filter(|entry| entry.is_valid(now))
     }
 
+    /// The newest statement of a peer, whether it still counts or not.
+    #[must_use]
+    pub fn known(&self, peer: &PeerId) -> Option<&Entry> {
+        self.entries.get(peer)
+    }
+
     /// What other rendezvous should know of a peer: its record or its withdrawal.
     #[must_use]
     pub fn telling(&self, peer: &PeerId, now: UnixMillis) -> Option<&Bytes> {

@@ -280,13 +280,13 @@ async fn a_full_table_takes_no_new_peer_but_renews_known_ones() {
 }
 
 #[tokio::test]
-async fn a_withdrawal_with_the_goodbye_makes_the_peer_unknown() {
+async fn a_withdrawal_with_the_goodbye_says_that_the_peer_is_gone() {
     let (server, peer) = (TestServer::start(|_| ()).await, Peer::new());
     let mut session = peer.open(&server, 1).await.unwrap();
     let withdrawal = Some(peer.withdrawal(2).to_wire());
     session.send(Up::Goodbye(wire::Goodbye { withdrawal })).await;
     session.end().await.unwrap();
-    assert_eq!(reason(server.locate(&peer.id()).await), Reason::PeerUnknown);
+    assert_eq!(reason(server.locate(&peer.id()).await), Reason::PeerOffline);
     let refused = peer.open_over(server.connection().await, 2, peer.record(1).to_wire()).await;
     assert_eq!(reason(refused), Reason::RecordStale);
 }
