@@ -6,6 +6,7 @@ mod query;
 mod register;
 mod rendezvous;
 pub(crate) mod status;
+mod watch;
 
 pub(crate) use bridge::Bridge;
 pub(crate) use rendezvous::Rendezvous;

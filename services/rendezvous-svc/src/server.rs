@@ -200,12 +200,15 @@ fn node(
     Ok(Node {
         id,
         network: config.network,
+        epoch: directory.knowledge_since.0,
         identity,
         clock: config.clock.clone(),
         behind_proxy: config.behind_proxy,
         directory: RwLock::new(directory),
         sessions: Mutex::new(Admission::new(config.limits.of_sessions())),
         registrations: Mutex::new(Admission::new(config.limits.of_registrations())),
+        // Who may have a session may watch.
+        watches: Mutex::new(Admission::new(config.limits.of_sessions())),
         challenges: Challenges::new(random().map_err(StartError::Random)?),
         streams: Mutex::default(),
         hub: Hub::default(),

@@ -40,6 +40,7 @@ pub(crate) async fn sweep(node: Arc<Node>, bridge: Component, configured_members
         for peer in due.changed {
             node.hub.presence(peer);
         }
+        let more = node.hub.watching.pass(now.mono, AT_A_TIME) || more;
         observe(&node, &bridge, configured_members);
         let wait = next.map_or(LONGEST_SLEEP, |next| next.saturating_duration_since(now.mono));
         // What did not fit into this round comes at once, but others take the lock in between.
@@ -62,6 +63,7 @@ fn observe(node: &Node, bridge: &Component, configured_members: usize) {
     metrics::gauge!("rendezvous_sessions").set(node.sessions.lock().total() as f64);
     metrics::gauge!("rendezvous_registrations").set(node.registrations.lock().total() as f64);
     metrics::gauge!("rendezvous_links").set(links as f64);
+    metrics::gauge!("rendezvous_watched").set(node.hub.watching.count() as f64);
     metrics::counter!("rendezvous_equivocations_total").absolute(equivocations);
     if links >= wanted {
         bridge.ready();

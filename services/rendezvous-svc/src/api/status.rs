@@ -13,6 +13,7 @@ use crate::core::members::LinkRefused;
 use crate::core::page::TokenInvalid;
 use crate::core::session::NotNewer;
 use crate::core::table::TableError;
+use crate::core::watch::TooManyWatched;
 use crate::records::TooOften;
 
 /// After how long a full server may have room again.
@@ -46,6 +47,12 @@ impl From<TableError> for Failure {
 impl From<LimitReached> for Failure {
     fn from(error: LimitReached) -> Self {
         Self::new(Reason::LimitExceeded, error.to_string()).with("limit", error.limit).retry_after(FULL_RETRY)
+    }
+}
+
+impl From<TooManyWatched> for Failure {
+    fn from(error: TooManyWatched) -> Self {
+        Self::new(Reason::LimitExceeded, error.to_string()).with("limit", "watched").retry_after(FULL_RETRY)
     }
 }
 
@@ -166,6 +173,7 @@ mod tests {
             status(LimitReached { limit: "limits.sessions", most: 1 }),
             status(TooOften { retry_after: Duration::from_millis(300) }),
             status(LinkRefused::Full { limit: 1 }),
+            status(TooManyWatched { limit: 1 }),
         ] {
             assert_eq!(reason_of(&status), Some(Reason::LimitExceeded));
             assert!(fact_of(&status, "limit").is_some() && retry_after_of(&status).is_some());

@@ -168,7 +168,9 @@ fn state(node: &Node, home: PeerId, said: wire::HomePresence) -> Result<(), Fail
     if !known {
         prove(node, home, peer, &said, source)?;
     }
-    node.directory.write().presence.state(home, peer, statement);
+    if node.directory.write().presence.state(home, peer, statement) {
+        node.hub.watching.changed(peer);
+    }
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::core::members::LinkTicket;
 use crate::core::outbox::{Next, Outbox};
 use crate::core::placement::push_to;
+use crate::watching::Watching;
 
 /// What one member still has to be told, and how its link is woken and cut.
 #[derive(Debug, Default)]
@@ -61,17 +62,25 @@ pub(crate) struct Hub {
     changed: watch::Sender<()>,
     /// Ids behind configured endpoints, as far as they are known.
     configured: Mutex<HashSet<PeerId>>,
+    /// Who watches peers at this server: told of the same changes as the members.
+    pub(crate) watching: Watching,
 }
 
 impl Default for Hub {
     fn default() -> Self {
-        Self { links: RwLock::default(), changed: watch::Sender::new(()), configured: Mutex::default() }
+        Self {
+            links: RwLock::default(),
+            changed: watch::Sender::new(()),
+            configured: Mutex::default(),
+            watching: Watching::default(),
+        }
     }
 }
 
 impl Hub {
     /// The record of a peer changed; `from` is the member that said so.
     pub(crate) fn record(&self, peer: PeerId, from: Option<&PeerId>) {
+        self.watching.changed(peer);
         let links = self.links.read();
         for member in push_to(&peer, from, links.keys()) {
             if let Some((_, mailbox)) = links.get(member) {
@@ -82,6 +91,7 @@ impl Hub {
 
     /// The presence of a peer at this server changed.
     pub(crate) fn presence(&self, peer: PeerId) {
+        self.watching.changed(peer);
         for (_, mailbox) in self.links.read().values() {
             mailbox.put(|outbox| outbox.presence(peer));
         }

@@ -78,6 +78,7 @@ impl Link {
             mailbox.fill(directory.table.peers(), directory.sessions.present(now));
         }
         node.hub.members_changed();
+        node.hub.watching.home_changed(&peer);
         metrics::counter!("rendezvous_links_total").increment(1);
         tracing::info!(member = %peer, dialed_by = ?dialed_by, "linked");
         Ok(Self { node: Arc::clone(node), peer, ticket, mailbox, since: Instant::now() })
@@ -183,6 +184,8 @@ impl Link {
                 if last && !*synced {
                     *synced = true;
                     self.node.directory.write().presence.synced(&self.peer, self.node.now().mono);
+                    // Whom it did not name again is gone.
+                    self.node.hub.watching.home_changed(&self.peer);
                     tracing::debug!(member = %self.peer, "knows all the member knows");
                 }
             }
@@ -220,6 +223,7 @@ impl Drop for Link {
         if was_current {
             self.node.hub.leave(&self.peer, self.ticket);
             self.node.hub.members_changed();
+            self.node.hub.watching.home_changed(&self.peer);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Who is where, and is it there? What is asked of a rendezvous, answered from its table, its sessions and what other homes
 //! say.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use p2psb_proto::model::presence::{Presence as Answer, PresenceSource, PresenceState};
@@ -60,6 +60,17 @@ pub struct Located {
     pub bytes: Bytes,
     /// Whether it is there.
     pub presence: Answer,
+}
+
+/// A peer that is watched, as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// Where it is.
+    pub found: Result<Located, NotLocated>,
+    /// Whose word its presence is.
+    pub home: Option<PeerId>,
+    /// When it may be something else by time alone.
+    pub due: Option<Instant>,
 }
 
 /// A page of providers.
@@ -127,6 +138,16 @@ impl Directory {
             Some(entry) => Ok(self.located(peer, entry, now)),
             None => Err(self.not_located(*peer, now)),
         }
+    }
+
+    /// Where is this peer, and until when is that sure to be so if nothing happens?
+    #[must_use]
+    pub fn observe(&self, peer: &PeerId, now: Now) -> Observed {
+        let entry = self.table.valid(peer, now.wall);
+        let ends = entry.map(|entry| now.mono + entry.expires().since(now.wall));
+        let changes = self.presence.next_change(peer, |home| self.members.is_linked(home), now.mono);
+        let home = self.view(peer, now).map(|view| view.home);
+        Observed { found: self.locate(peer, now), home, due: [ends, changes].into_iter().flatten().min() }
     }
 
     fn not_located(&self, peer: PeerId, now: Now) -> NotLocated {

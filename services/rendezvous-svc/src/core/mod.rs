@@ -6,6 +6,7 @@
 //! - [`directory`]: the three together: who is where, and is it there?
 //! - [`challenge`], [`admission`]: what a newcomer must answer, and how many there may be.
 //! - [`members`], [`placement`], [`outbox`]: the backbone: who is in it, who is told what, and what is still to be told.
+//! - [`watch`], [`resume`]: who follows whom, what each has still to be told, and where it goes on.
 //! - [`own`]: this server's own record. [`page`]: how a long answer is continued.
 
 use std::time::Instant;
@@ -21,10 +22,12 @@ pub mod own;
 pub mod page;
 pub mod placement;
 pub mod presence;
+pub mod resume;
 pub mod session;
 pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod watch;
 
 /// One moment on both clocks: what is signed counts by the wall, what is waited for by the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

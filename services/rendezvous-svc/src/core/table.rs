@@ -148,6 +148,12 @@ impl Entry {
         self.issued
     }
 
+    /// When it stops counting; zero for a withdrawal.
+    #[must_use]
+    pub const fn expires(&self) -> UnixMillis {
+        self.expires
+    }
+
     /// Whether it is a record that counts at `now`.
     #[must_use]
     pub fn is_valid(&self, now: UnixMillis) -> bool {

@@ -13,6 +13,7 @@ use p2psb_runtime::Clock;
 use crate::harness::{TestServer, eventually, reason};
 use crate::member::RawLink;
 use crate::peer::{Peer, now};
+use crate::watch::{Said, Watch};
 
 /// A bridge key in a file.
 struct KeyFile {
@@ -305,4 +306,18 @@ async fn a_drained_member_leaves_its_peers_suspect_until_they_are_elsewhere() {
     assert_eq!(c.locate(&peer.id()).await.unwrap().presence.home, Some(b.id));
     drop(session);
     stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watch_at_one_member_follows_a_peer_that_is_at_another() {
+    let key = KeyFile::new();
+    let [a, _b, c] = three(&key).await;
+    let peer = Peer::new();
+    let mut watch = Watch::open(&c, &[peer.id()]).await.unwrap();
+    assert_eq!(watch.beginning().await, [Said::Gone(peer.id(), "PEER_UNKNOWN".into())]);
+    let session = peer.open(&a, 1).await.unwrap();
+    watch.says(Said::Is(peer.id(), PresenceState::Online)).await;
+    let (answers, _connection) = session.close();
+    watch.says(Said::Is(peer.id(), PresenceState::Offline)).await;
+    drop(answers);
 }

@@ -9,3 +9,4 @@ mod peer;
 mod query;
 mod register;
 mod session;
+mod watch;
