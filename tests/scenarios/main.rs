@@ -10,3 +10,4 @@ mod discovery;
 mod registration;
 mod sessions;
 mod stage;
+mod watching;

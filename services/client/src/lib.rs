@@ -4,7 +4,7 @@
 //! - [`tls`]: certificates that carry the identity; the listener's side of TLS.
 //! - [`endpoint`], [`conn`]: dialing a server or a peer, so that it *is* who it should be.
 //! - [`session`]: keeps sessions with the rendezvous and the peer's record fresh.
-//! - [`locator`]: where a peer is, who provides a service.
+//! - [`locator`]: where a peer is, who provides a service; [`watch`]: following peers.
 
 pub mod conn;
 pub mod endpoint;
@@ -14,11 +14,14 @@ pub mod locator;
 pub mod pool;
 pub mod session;
 pub mod tls;
+pub mod watch;
 
 pub use conn::{Connection, DialError, Dialer};
 pub use endpoint::Endpoint;
 pub use identity::{Identity, IdentityError};
 pub use locator::Locator;
 pub use session::{SessionConfig, SessionKeeper};
+
+pub use watch::{PresenceWatch, WatchEvent};
 
 pub use tls::{ClientAuth, ConnectInfo, ServerTls, TlsConfig, TlsMode, incoming};

@@ -131,7 +131,7 @@ pub struct Locator {
     known: Arc<Mutex<BTreeMap<Endpoint, Known>>>,
 }
 
-type Client = RendezvousServiceClient<Connection>;
+pub(crate) type Client = RendezvousServiceClient<Connection>;
 
 impl Locator {
     /// A locator that starts from these rendezvous.
@@ -371,13 +371,7 @@ impl Locator {
         call: impl AsyncFnOnce(Client) -> Result<T, Status>,
     ) -> Result<T, Status> {
         let start = Instant::now();
-        let bounded = tokio::time::timeout(CALL, async {
-            let connection =
-                self.pool.get_by(endpoint, async |dialer| self.dial(dialer, endpoint).await).await?;
-            let origin = connection.origin();
-            call(Client::with_origin(connection, origin).max_decoding_message_size(limits::MESSAGE_BYTES))
-                .await
-        });
+        let bounded = tokio::time::timeout(CALL, async { call(self.client(endpoint).await?).await });
         let answer = bounded
             .await
             .unwrap_or_else(|_| Err(Failure::new(Reason::Unreachable, "no answer within 5 s").into()));
@@ -395,6 +389,18 @@ impl Locator {
         answer
     }
 
+    /// A client of a rendezvous that is who it must be.
+    pub(crate) async fn client(&self, endpoint: &Endpoint) -> Result<Client, Status> {
+        let connection = self.pool.get_by(endpoint, async |dialer| self.dial(dialer, endpoint).await).await?;
+        let origin = connection.origin();
+        Ok(Client::with_origin(connection, origin).max_decoding_message_size(limits::MESSAGE_BYTES))
+    }
+
+    /// The community.
+    pub(crate) const fn network(&self) -> &NetworkId {
+        &self.network
+    }
+
     /// A pinned rendezvous must prove itself: by its certificate, or live.
     async fn dial(&self, dialer: &Dialer, endpoint: &Endpoint) -> Result<Connection, Status> {
         let connection = dialer.dial_unproven(endpoint).await?;
@@ -404,7 +410,8 @@ impl Locator {
         Ok(connection)
     }
 
-    fn failed(&self, endpoint: &Endpoint, why: &str) {
+    /// Notes that a rendezvous failed: others come first for a while.
+    pub(crate) fn failed(&self, endpoint: &Endpoint, why: &str) {
         if let Some(entry) = self.known.lock().get_mut(endpoint) {
             entry.status.error = Some(why.to_owned());
             entry.failed_at = Some(Instant::now());
@@ -412,7 +419,7 @@ impl Locator {
     }
 
     /// The rendezvous by backbone, in each the quickest first and those that failed lately last.
-    fn backbones(&self) -> Vec<Vec<Endpoint>> {
+    pub(crate) fn backbones(&self) -> Vec<Vec<Endpoint>> {
         let known = self.known.lock();
         let mut groups: Vec<(BTreeSet<PeerId>, Vec<&Known>)> = Vec::new();
         for entry in known.values() {
@@ -435,6 +442,14 @@ impl Locator {
                 members.into_iter().map(|k| k.status.endpoint.clone()).collect()
             })
             .collect()
+    }
+}
+
+impl Locator {
+    /// The rendezvous of the backbone that this one belongs to, the quickest first; itself, if it is known no more.
+    pub(crate) fn backbone_of(&self, endpoint: &Endpoint) -> Vec<Endpoint> {
+        let mine = self.backbones().into_iter().find(|members| members.contains(endpoint));
+        mine.unwrap_or_else(|| vec![endpoint.clone()])
     }
 }
 

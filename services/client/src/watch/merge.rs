@@ -1,0 +1,182 @@
+//! What several backbones say of a peer, made one: the newest record, and the presence of where it is most alive.
+
+use std::collections::HashMap;
+
+use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
+use p2psb_proto::model::{Digest, PeerId, UnixMillis};
+
+use super::WatchEvent;
+
+/// What one backbone says.
+#[derive(Clone, Debug)]
+enum View {
+    Is(Box<LocatedPeer>),
+    Gone { last_seen: Option<UnixMillis> },
+}
+
+/// What tells two states of a peer apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Told {
+    Is { seq: u64, digest: Digest, state: PresenceState, home: Option<PeerId> },
+    Gone,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Merge {
+    views: HashMap<PeerId, HashMap<usize, View>>,
+    told: HashMap<PeerId, Told>,
+    /// How far each backbone's stream has come; `None` before its first mark.
+    progress: Vec<Option<UnixMillis>>,
+}
+
+impl Merge {
+    /// One more backbone is followed. Returns its number.
+    pub(super) fn join(&mut self) -> usize {
+        self.progress.push(None);
+        self.progress.len() - 1
+    }
+
+    /// A backbone knows the peer.
+    pub(super) fn is(&mut self, backbone: usize, peer: LocatedPeer) -> Option<WatchEvent> {
+        self.say(backbone, peer.peer_id(), View::Is(Box::new(peer)))
+    }
+
+    /// A backbone has no valid record of it.
+    pub(super) fn gone(
+        &mut self,
+        backbone: usize,
+        peer: PeerId,
+        last_seen: Option<UnixMillis>,
+    ) -> Option<WatchEvent> {
+        self.say(backbone, peer, View::Gone { last_seen })
+    }
+
+    fn say(&mut self, backbone: usize, peer: PeerId, view: View) -> Option<WatchEvent> {
+        let views = self.views.entry(peer).or_default();
+        views.insert(backbone, view);
+        let event = best(peer, views.values());
+        let told = match &event {
+            WatchEvent::Is(found) => Told::Is {
+                seq: found.record.value().seq,
+                digest: found.record.digest(),
+                state: found.presence.state,
+                home: found.presence.home,
+            },
+            _ => Told::Gone,
+        };
+        if self.told.get(&peer) == Some(&told) {
+            return None;
+        }
+        self.told.insert(peer, told);
+        Some(event)
+    }
+
+    /// A backbone told all up to here. All have, up to the least.
+    pub(super) fn progress(&mut self, backbone: usize, as_of: UnixMillis) -> Option<UnixMillis> {
+        *self.progress.get_mut(backbone)? = Some(as_of);
+        self.progress.iter().copied().min().flatten()
+    }
+}
+
+fn best<'a>(peer: PeerId, views: impl Iterator<Item = &'a View>) -> WatchEvent {
+    let mut found: Option<LocatedPeer> = None;
+    let mut seen = None;
+    for view in views {
+        match view {
+            View::Gone { last_seen } => seen = seen.max(*last_seen),
+            View::Is(one) => {
+                found = Some(match found {
+                    None => (**one).clone(),
+                    Some(other) => together(other, one),
+                });
+            }
+        }
+    }
+    match found {
+        Some(found) => WatchEvent::Is(found),
+        None => WatchEvent::Gone { peer, last_seen: seen },
+    }
+}
+
+fn together(mut one: LocatedPeer, other: &LocatedPeer) -> LocatedPeer {
+    let rank = |peer: &LocatedPeer| (peer.record.value().seq, peer.record.digest());
+    if rank(other) > rank(&one) {
+        one.record = other.record.clone();
+    }
+    let alive = |peer: &LocatedPeer| (aliveness(peer.presence.state), peer.presence.as_of);
+    if alive(other) > alive(&one) {
+        one.presence = other.presence.clone();
+    }
+    one
+}
+
+const fn aliveness(state: PresenceState) -> u8 {
+    match state {
+        PresenceState::Online => 3,
+        PresenceState::Suspect => 2,
+        PresenceState::Offline => 1,
+        PresenceState::Unspecified => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use p2psb_proto::model::presence::{Presence, PresenceSource};
+    use p2psb_proto::model::{Genesis, PeerRecord, SecretKey, Signed};
+
+    use super::*;
+
+    fn peer(seq: u64, state: PresenceState) -> LocatedPeer {
+        let now = UnixMillis(1_700_000_000_000);
+        let record = PeerRecord {
+            network: Genesis::open("test").unwrap().network_id(),
+            seq,
+            issued: now,
+            expires: now.plus(Duration::from_secs(60)),
+            addresses: Vec::new(),
+            services: Vec::new(),
+            homes: Vec::new(),
+            endorsements: Vec::new(),
+        };
+        let record = Signed::sign(&record, &SecretKey::from_seed(&[1; 32])).unwrap();
+        let presence =
+            Presence { state, last_seen: now, as_of: now, source: PresenceSource::Session, home: None };
+        LocatedPeer { record, presence }
+    }
+
+    fn shown(event: Option<WatchEvent>) -> Option<(u64, PresenceState)> {
+        match event? {
+            WatchEvent::Is(peer) => Some((peer.record.value().seq, peer.presence.state)),
+            WatchEvent::Gone { last_seen, .. } => {
+                Some((last_seen.unwrap_or_default().0, PresenceState::Unspecified))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_newest_record_and_the_liveliest_presence_win_and_nothing_is_told_twice() {
+        use PresenceState::{Offline, Online, Unspecified};
+        let mut merge = Merge::default();
+        let (a, b) = (merge.join(), merge.join());
+        assert_eq!(shown(merge.is(a, peer(1, Online))), Some((1, Online)));
+        assert_eq!(shown(merge.is(b, peer(1, Online))), None);
+        assert_eq!(shown(merge.is(b, peer(2, Offline))), Some((2, Online)));
+        let id = peer(1, Online).peer_id();
+        assert_eq!(shown(merge.gone(a, id, Some(UnixMillis(7)))), Some((2, Offline)));
+        assert_eq!(shown(merge.gone(b, id, Some(UnixMillis(5)))), Some((7, Unspecified)));
+        assert_eq!(shown(merge.gone(b, id, None)), None);
+    }
+
+    #[test]
+    fn progress_is_that_of_the_backbone_that_is_furthest_behind() {
+        let mut merge = Merge::default();
+        let (a, b) = (merge.join(), merge.join());
+        assert_eq!(merge.progress(a, UnixMillis(9)), None, "nothing is known of the other yet");
+        assert_eq!(merge.progress(b, UnixMillis(5)), Some(UnixMillis(5)));
+        assert_eq!(merge.progress(b, UnixMillis(10)), Some(UnixMillis(9)));
+    }
+}
