@@ -38,8 +38,8 @@ impl Merge {
     }
 
     /// A backbone knows the peer.
-    pub(super) fn is(&mut self, backbone: usize, peer: LocatedPeer) -> Option<WatchEvent> {
-        self.say(backbone, peer.peer_id(), View::Is(Box::new(peer)))
+    pub(super) fn is(&mut self, backbone: usize, peer: Box<LocatedPeer>) -> Option<WatchEvent> {
+        self.say(backbone, peer.peer_id(), View::Is(peer))
     }
 
     /// A backbone has no valid record of it.
@@ -80,14 +80,14 @@ impl Merge {
 }
 
 fn best<'a>(peer: PeerId, views: impl Iterator<Item = &'a View>) -> WatchEvent {
-    let mut found: Option<LocatedPeer> = None;
+    let mut found: Option<Box<LocatedPeer>> = None;
     let mut seen = None;
     for view in views {
         match view {
             View::Gone { last_seen } => seen = seen.max(*last_seen),
             View::Is(one) => {
                 found = Some(match found {
-                    None => (**one).clone(),
+                    None => one.clone(),
                     Some(other) => together(other, one),
                 });
             }
@@ -99,7 +99,7 @@ fn best<'a>(peer: PeerId, views: impl Iterator<Item = &'a View>) -> WatchEvent {
     }
 }
 
-fn together(mut one: LocatedPeer, other: &LocatedPeer) -> LocatedPeer {
+fn together(mut one: Box<LocatedPeer>, other: &LocatedPeer) -> Box<LocatedPeer> {
     let rank = |peer: &LocatedPeer| (peer.record.value().seq, peer.record.digest());
     if rank(other) > rank(&one) {
         one.record = other.record.clone();
@@ -129,7 +129,7 @@ mod tests {
 
     use super::*;
 
-    fn peer(seq: u64, state: PresenceState) -> LocatedPeer {
+    fn peer(seq: u64, state: PresenceState) -> Box<LocatedPeer> {
         let now = UnixMillis(1_700_000_000_000);
         let record = PeerRecord {
             network: Genesis::open("test").unwrap().network_id(),
@@ -144,7 +144,7 @@ mod tests {
         let record = Signed::sign(&record, &SecretKey::from_seed(&[1; 32])).unwrap();
         let presence =
             Presence { state, last_seen: now, as_of: now, source: PresenceSource::Session, home: None };
-        LocatedPeer { record, presence }
+        Box::new(LocatedPeer { record, presence })
     }
 
     fn shown(event: Option<WatchEvent>) -> Option<(u64, PresenceState)> {

@@ -35,7 +35,7 @@ const BACKBONES: usize = 64;
 #[derive(Clone, Debug)]
 pub enum WatchEvent {
     /// A peer as it is now.
-    Is(LocatedPeer),
+    Is(Box<LocatedPeer>),
     /// No backbone that was heard has a valid record of a peer.
     Gone {
         /// Who.
@@ -115,7 +115,7 @@ async fn run(locator: Locator, watcher: Identity, peers: Vec<PeerId>, tell: mpsc
             }
             Some((backbone, one)) = heard.recv() => {
                 let event = match one {
-                    Heard::Is(peer) => merge.is(backbone, *peer),
+                    Heard::Is(peer) => merge.is(backbone, peer),
                     Heard::Gone { peer, last_seen } => merge.gone(backbone, peer, last_seen),
                     Heard::Progress(as_of) => merge.progress(backbone, as_of).map(WatchEvent::Progress),
                     Heard::Lost { detail } => Some(WatchEvent::Lost { detail }),
