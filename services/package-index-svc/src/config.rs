@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use p2psb_client::{Endpoint, TlsConfig};
 use p2psb_proto::model::{Address, AddressKind, Genesis, NetworkId};
-use p2psb_runtime::config::{DrainConfig, MetricsConfig, TelemetryConfig};
+use p2psb_runtime::config::{Common, DrainConfig, MetricsConfig, TelemetryConfig};
 use p2psb_runtime::serve::Http2Config;
 use p2psb_runtime::{Clock, ConfigError};
 use serde::{Deserialize, Serialize};
@@ -157,16 +157,8 @@ pub struct Config {
 impl p2psb_runtime::Settings for Settings {
     type Meant = Config;
 
-    fn telemetry(&self) -> &TelemetryConfig {
-        &self.telemetry
-    }
-
-    fn metrics(&self) -> &MetricsConfig {
-        &self.metrics
-    }
-
-    fn drain(&self) -> &DrainConfig {
-        &self.drain
+    fn common(&self) -> Common<'_> {
+        Common { telemetry: &self.telemetry, metrics: &self.metrics, drain: &self.drain }
     }
 
     fn meant(self) -> Result<Config, ConfigError> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use p2psb_client::Endpoint;
 use p2psb_proto::model::{Address, AddressKind, Genesis, NetworkId, limits};
-use p2psb_runtime::config::{ConfigError, DrainConfig, MetricsConfig, Settings, TelemetryConfig};
+use p2psb_runtime::config::{Common, ConfigError, DrainConfig, MetricsConfig, Settings, TelemetryConfig};
 use serde::{Deserialize, Serialize};
 
 /// The configuration file in the data folder, used when no other is named.
@@ -118,16 +118,8 @@ pub struct AgentConfig {
 impl Settings for Config {
     type Meant = AgentConfig;
 
-    fn telemetry(&self) -> &TelemetryConfig {
-        &self.telemetry
-    }
-
-    fn metrics(&self) -> &MetricsConfig {
-        &self.metrics
-    }
-
-    fn drain(&self) -> &DrainConfig {
-        &self.drain
+    fn common(&self) -> Common<'_> {
+        Common { telemetry: &self.telemetry, metrics: &self.metrics, drain: &self.drain }
     }
 
     fn meant(self) -> Result<AgentConfig, ConfigError> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use p2psb_client::{Endpoint, TlsConfig, TlsMode};
 use p2psb_proto::model::peer::Endorsement;
 use p2psb_proto::model::{Genesis, NetworkId, PeerId, ServiceName, limits};
-use p2psb_runtime::config::{DrainConfig, MetricsConfig, TelemetryConfig};
+use p2psb_runtime::config::{Common, DrainConfig, MetricsConfig, TelemetryConfig};
 use p2psb_runtime::serve::Http2Config;
 use p2psb_runtime::{Clock, ConfigError, Settings};
 use serde::{Deserialize, Serialize};
@@ -256,16 +256,8 @@ pub struct ServerConfig {
 impl Settings for Config {
     type Meant = ServerConfig;
 
-    fn telemetry(&self) -> &TelemetryConfig {
-        &self.telemetry
-    }
-
-    fn metrics(&self) -> &MetricsConfig {
-        &self.metrics
-    }
-
-    fn drain(&self) -> &DrainConfig {
-        &self.drain
+    fn common(&self) -> Common<'_> {
+        Common { telemetry: &self.telemetry, metrics: &self.metrics, drain: &self.drain }
     }
 
     fn meant(self) -> Result<ServerConfig, ConfigError> {
