@@ -5,7 +5,9 @@
 //! - [`endpoint`], [`conn`]: dialing a server or a peer, so that it *is* who it should be.
 //! - [`session`]: keeps sessions with the rendezvous and the peer's record fresh.
 //! - [`locator`]: where a peer is, who provides a service.
+//! - [`config`]: the keys that the configurations of all programs share.
 
+pub mod config;
 pub mod conn;
 pub mod endpoint;
 pub mod files;
