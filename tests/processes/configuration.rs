@@ -64,6 +64,43 @@ fn a_wrong_key_or_value_ends_with_64_and_names_itself() {
 }
 
 #[test]
+fn what_all_programs_share_is_refused_by_all_in_the_same_words() {
+    let many = vec!["https://a.example:1"; 17].join(",");
+    let cases = [
+        (
+            "network.name",
+            "A B",
+            "`network.name`, set by --set network.name: a network name has 1 to 63 characters",
+        ),
+        (
+            "advertise",
+            "https://a.example:1,x",
+            "`advertise[1]`, set by --set advertise: \"x\" is no endpoint",
+        ),
+        (
+            "advertise",
+            "https://a..b:1",
+            "`advertise`, set by --set advertise: the record is malformed: \"a..b\"",
+        ),
+        (
+            "advertise",
+            &many,
+            "`advertise`, set by --set advertise: names 17 addresses, at most 16 are allowed",
+        ),
+    ];
+    for program in Program::ALL {
+        for (key, value, words) in cases {
+            let set = format!("{key}={value}");
+            let args = [needed(program), &["--set", &set, "--check-config"], verb(program)].concat();
+            let output = run(program, &args, &[]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(64), "{}: {said}", program.name());
+            assert!(said.contains(words), "{}: {said}", program.name());
+        }
+    }
+}
+
+#[test]
 fn a_file_that_is_missing_or_broken_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let broken = dir.path().join("broken.toml");

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use p2psb_client::Endpoint;
+use p2psb_client::config::NetworkConfig;
 use p2psb_discovery_svc::config as discovery;
 use p2psb_discovery_svc::server::Server as Discovery;
 use p2psb_e2e::inside::{bind, endpoint};
@@ -29,7 +30,7 @@ pub(crate) fn rendezvous_settings(data_dir: &Path) -> rendezvous::Config {
     rendezvous::Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         data_dir: data_dir.to_owned(),
-        network: rendezvous::NetworkConfig { name: NETWORK.into() },
+        network: NetworkConfig { name: NETWORK.into() },
         dial: rendezvous::DialConfig { allow_private: true },
         session: rendezvous::SessionConfig { heartbeat: HEARTBEAT, ..Default::default() },
         ..rendezvous::Config::default()
@@ -75,8 +76,8 @@ impl Backbone {
         let settings = discovery::Settings {
             listen: "127.0.0.1:0".parse().unwrap(),
             data_dir: self.folder("discovery"),
-            rendezvous: rendezvous.iter().map(ToString::to_string).collect(),
-            network: discovery::NetworkSettings { name: NETWORK.into() },
+            rendezvous: rendezvous.to_vec(),
+            network: NetworkConfig { name: NETWORK.into() },
             ..discovery::Settings::default()
         };
         bind::<Discovery>(settings).await.unwrap()
@@ -89,7 +90,7 @@ impl Backbone {
             data_dir: self.folder("index"),
             ..index::Settings::default()
         };
-        settings.rendezvous = self.endpoints.iter().map(ToString::to_string).collect();
+        settings.rendezvous = self.endpoints.clone();
         settings.network.name = NETWORK.into();
         bind::<Index>(settings).await.unwrap()
     }

@@ -71,7 +71,7 @@ const ROOMS: [Room; 6] = [
     Room {
         is_in: |s| s.path.starts_with("services/client/src/"),
         forbidden: &["p2psb_runtime", "rusqlite", "std::env", "println", "eprintln"],
-        why: "the SDK is for programs of any kind: no configuration, no output",
+        why: "the SDK is for programs of any kind: it loads no configuration and prints nothing",
     },
 ];
 

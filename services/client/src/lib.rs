@@ -5,13 +5,17 @@
 //! - [`endpoint`], [`conn`]: dialing a server or a peer, so that it *is* who it should be.
 //! - [`session`]: keeps sessions with the rendezvous and the peer's record fresh.
 //! - [`locator`]: where a peer is, who provides a service; [`watch`]: following peers.
+//! - [`provider`]: the start of a program that provides a service.
+//! - [`config`]: the keys that the configurations of all programs share.
 
+pub mod config;
 pub mod conn;
 pub mod endpoint;
 pub mod files;
 pub mod identity;
 pub mod locator;
 pub mod pool;
+pub mod provider;
 pub mod session;
 pub mod tls;
 pub mod watch;
@@ -20,8 +24,8 @@ pub use conn::{Connection, DialError, Dialer};
 pub use endpoint::Endpoint;
 pub use identity::{Identity, IdentityError};
 pub use locator::Locator;
+pub use provider::{Provider, ProviderError, Registration};
 pub use session::{SessionConfig, SessionKeeper};
-
 pub use watch::{PresenceWatch, WatchEvent};
 
 pub use tls::{ClientAuth, ConnectInfo, ServerTls, TlsConfig, TlsMode, incoming};

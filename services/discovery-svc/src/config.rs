@@ -3,10 +3,11 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use p2psb_client::config::{self, NetworkConfig};
 use p2psb_client::{Endpoint, TlsConfig};
-use p2psb_proto::model::{Address, AddressKind, Genesis, NetworkId};
+use p2psb_proto::model::{Address, AddressKind, NetworkId};
 use p2psb_runtime::ConfigError;
-use p2psb_runtime::config::{DrainConfig, MetricsConfig, TelemetryConfig};
+use p2psb_runtime::config::{Common, DrainConfig, MetricsConfig, TelemetryConfig};
 use serde::{Deserialize, Serialize};
 
 /// As written in file, variables and flags.
@@ -18,11 +19,11 @@ pub struct Settings {
     /// Where the identity and the certificate lie.
     pub data_dir: PathBuf,
     /// Where others reach this service; it goes into its record. Empty: the listening address.
-    pub advertise: Vec<String>,
+    pub advertise: Vec<Endpoint>,
     /// Rendezvous to start from: `https://host:7400`, with `#peer1…` to pin who must answer.
-    pub rendezvous: Vec<String>,
+    pub rendezvous: Vec<Endpoint>,
     /// The community.
-    pub network: NetworkSettings,
+    pub network: NetworkConfig,
     /// TLS of the listener.
     pub tls: TlsConfig,
     /// Endpoint for operators.
@@ -33,20 +34,6 @@ pub struct Settings {
     pub drain: DrainConfig,
 }
 
-/// Section `network`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NetworkSettings {
-    /// Name of the open network.
-    pub name: String,
-}
-
-impl Default for NetworkSettings {
-    fn default() -> Self {
-        Self { name: "p2psb".into() }
-    }
-}
-
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -54,7 +41,7 @@ impl Default for Settings {
             data_dir: "/var/lib/p2psb/discovery".into(),
             advertise: Vec::new(),
             rendezvous: Vec::new(),
-            network: NetworkSettings::default(),
+            network: NetworkConfig::default(),
             tls: TlsConfig::default(),
             metrics: MetricsConfig::loopback(9410),
             telemetry: TelemetryConfig::default(),
@@ -83,47 +70,28 @@ pub struct Config {
 impl p2psb_runtime::Settings for Settings {
     type Meant = Config;
 
-    fn telemetry(&self) -> &TelemetryConfig {
-        &self.telemetry
-    }
-
-    fn metrics(&self) -> &MetricsConfig {
-        &self.metrics
-    }
-
-    fn drain(&self) -> &DrainConfig {
-        &self.drain
+    fn common(&self) -> Common<'_> {
+        Common { telemetry: &self.telemetry, metrics: &self.metrics, drain: &self.drain }
     }
 
     fn meant(self) -> Result<Config, ConfigError> {
-        let rendezvous = endpoints("rendezvous", &self.rendezvous)?;
-        if rendezvous.is_empty() {
+        if self.rendezvous.is_empty() {
             return Err(ConfigError::value(
                 "rendezvous",
                 "names no rendezvous; set for example rendezvous = [\"https://rendezvous.example.org:7400\"]",
             ));
         }
-        let advertise = endpoints("advertise", &self.advertise)?
-            .iter()
-            .map(|e| e.to_address(AddressKind::Listen))
-            .collect::<Result<_, _>>()
-            .map_err(|e| ConfigError::value("advertise", e.to_string()))?;
-        let network = Genesis::open(&self.network.name)
-            .map_err(|e| ConfigError::value("network.name", e.to_string()))?
-            .network_id();
+        let rendezvous = config::rendezvous(self.rendezvous).map_err(ConfigError::at("rendezvous"))?;
+        let advertise = config::advertise(&self.advertise, AddressKind::Listen);
         Ok(Config {
             listen: self.listen,
             data_dir: self.data_dir,
-            advertise,
+            advertise: advertise.map_err(ConfigError::at("advertise"))?,
             rendezvous,
-            network,
+            network: self.network.meant().map_err(ConfigError::at("network.name"))?,
             tls: self.tls,
         })
     }
-}
-
-fn endpoints(key: &str, texts: &[String]) -> Result<Vec<Endpoint>, ConfigError> {
-    texts.iter().map(|t| t.parse::<Endpoint>().map_err(|e| ConfigError::value(key, e.to_string()))).collect()
 }
 
 #[cfg(test)]
@@ -139,11 +107,11 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_is_none_names_its_key() {
-        let rendezvous = vec!["https://a.example:7400".to_owned()];
-        let advertise = vec!["nonsense".to_owned()];
+    fn an_address_that_no_record_can_hold_names_its_key() {
+        let rendezvous = vec!["https://a.example:7400".parse().unwrap()];
+        let advertise = vec!["https://a..b:1".parse().unwrap()];
         let error =
             Settings { rendezvous, advertise, ..Settings::default() }.meant().unwrap_err().to_string();
-        assert!(error.contains("advertise"), "{error}");
+        assert!(error.contains("`advertise`"), "{error}");
     }
 }

@@ -4,13 +4,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use p2psb_client::session::Reachability;
-use p2psb_client::tls::TlsError;
 use p2psb_client::{
-    ClientAuth, Dialer, Identity, IdentityError, Locator, ServerTls, SessionConfig, SessionKeeper, incoming,
+    ClientAuth, Identity, IdentityError, Locator, Provider, ProviderError, Registration, SessionKeeper,
+    incoming,
 };
 use p2psb_proto::model::name::NameError;
-use p2psb_proto::model::peer::ServiceOffer;
 use p2psb_proto::model::{PeerId, ServiceName};
 use p2psb_proto::wire::DESCRIPTORS;
 use p2psb_proto::wire::discovery::v1::discovery_service_server::DiscoveryServiceServer;
@@ -22,30 +20,18 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::api::Api;
 use crate::config::{Config, Settings};
 
-/// Life of the service's own signed record.
-const RECORD_TTL: Duration = Duration::from_secs(60 * 60);
-/// Homes in each backbone.
-const MAX_HOMES: usize = 3;
 /// How often the lists of rendezvous are looked at.
 const REFRESH: Duration = Duration::from_secs(15);
 
 /// Why the service can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The identity.
+    /// The identity or the certificate.
     #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The certificate.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
+    Provider(#[from] ProviderError),
     /// The socket.
-    #[error("listening on {addr}: {source}")]
-    Listen {
-        /// Where.
-        addr: SocketAddr,
-        /// Why not.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] std::io::Error),
     /// The served contract.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -78,35 +64,27 @@ impl Service for Server {
     type Error = StartError;
 
     async fn bind(config: Config) -> Result<Self, StartError> {
-        let identity = Identity::load_or_create(&config.data_dir)?;
-        let tls = ServerTls::load(&config.tls, &identity, &config.data_dir, ClientAuth::None)?;
-        let listener = Listener::bind(config.listen)
-            .map_err(|source| StartError::Listen { addr: config.listen, source })?;
+        let provider = Provider::load(&config.data_dir, &config.tls, ClientAuth::None, telemetry::inject)?;
+        let listener = Listener::bind(config.listen)?;
         let addr = listener.addr();
-        let known = config.data_dir.join("known_servers");
-        let dialer = Dialer::new(Some(&identity), Some(&known))?.with_headers(telemetry::inject);
-        let locator = Locator::new(config.network, &config.rendezvous, dialer.clone());
+        let locator = Locator::new(config.network, &config.rendezvous, provider.dialer.clone());
 
         let options = ServeOptions::default();
         let status = options.status.clone();
-        let transport = tls.transport();
         let routes = Routes::new(&[DESCRIPTORS])
             .add_service(DiscoveryServiceServer::new(Api { locator: locator.clone() }));
-        let running = serve(routes, incoming(listener.into_inner(), tls), options)?;
+        let running = serve(routes, incoming(listener.into_inner(), provider.tls.clone()), options)?;
 
-        let sessions = SessionKeeper::start(SessionConfig {
+        let sessions = provider.register(Registration {
             network: config.network,
-            identity: identity.clone(),
-            software: concat!("discovery-svc/", env!("CARGO_PKG_VERSION")).into(),
+            software: concat!("discovery-svc/", env!("CARGO_PKG_VERSION")),
+            service: ServiceName::DISCOVERY.parse()?,
             rendezvous: config.rendezvous,
-            services: vec![ServiceOffer::new(ServiceName::DISCOVERY.parse()?)],
-            reachability: Reachability { listen: Some(addr), transport, advertise: config.advertise },
-            dialer,
-            max_homes: MAX_HOMES,
-            record_ttl: RECORD_TTL,
+            listen: addr,
+            advertise: config.advertise,
         });
         let refresh = AbortOnDropHandle::new(tokio::spawn(keep_fresh(locator, status.clone())));
-        Ok(Self { addr, peer_id: identity.peer_id(), running, sessions, status, _refresh: refresh })
+        Ok(Self { addr, peer_id: provider.identity.peer_id(), running, sessions, status, _refresh: refresh })
     }
 
     fn addr(&self) -> SocketAddr {

@@ -3,9 +3,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use p2psb_client::config::{self, NetworkConfig};
 use p2psb_client::{Endpoint, TlsConfig};
-use p2psb_proto::model::{Address, AddressKind, Genesis, NetworkId};
-use p2psb_runtime::config::{DrainConfig, MetricsConfig, TelemetryConfig};
+use p2psb_proto::model::{Address, AddressKind, NetworkId};
+use p2psb_runtime::config::{Common, DrainConfig, MetricsConfig, TelemetryConfig};
 use p2psb_runtime::serve::Http2Config;
 use p2psb_runtime::{Clock, ConfigError};
 use serde::{Deserialize, Serialize};
@@ -30,11 +31,11 @@ pub struct Settings {
     /// Where identity, certificate and database lie.
     pub data_dir: PathBuf,
     /// Where others reach this service; it goes into its record. Empty: the listening address.
-    pub advertise: Vec<String>,
+    pub advertise: Vec<Endpoint>,
     /// Rendezvous to register at: `https://host:7400`, with `#peer1…` to pin who must answer.
-    pub rendezvous: Vec<String>,
+    pub rendezvous: Vec<Endpoint>,
     /// The community.
-    pub network: NetworkSettings,
+    pub network: NetworkConfig,
     /// TLS of the listener.
     pub tls: TlsConfig,
     /// The database.
@@ -49,20 +50,6 @@ pub struct Settings {
     pub telemetry: TelemetryConfig,
     /// Stopping.
     pub drain: DrainConfig,
-}
-
-/// Section `network`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NetworkSettings {
-    /// Name of the open network.
-    pub name: String,
-}
-
-impl Default for NetworkSettings {
-    fn default() -> Self {
-        Self { name: "p2psb".into() }
-    }
 }
 
 /// Section `index`.
@@ -113,7 +100,7 @@ impl Default for Settings {
             data_dir: "/var/lib/p2psb/package-index".into(),
             advertise: Vec::new(),
             rendezvous: Vec::new(),
-            network: NetworkSettings::default(),
+            network: NetworkConfig::default(),
             tls: TlsConfig::default(),
             index: IndexSettings::default(),
             limits: LimitSettings::default(),
@@ -157,16 +144,8 @@ pub struct Config {
 impl p2psb_runtime::Settings for Settings {
     type Meant = Config;
 
-    fn telemetry(&self) -> &TelemetryConfig {
-        &self.telemetry
-    }
-
-    fn metrics(&self) -> &MetricsConfig {
-        &self.metrics
-    }
-
-    fn drain(&self) -> &DrainConfig {
-        &self.drain
+    fn common(&self) -> Common<'_> {
+        Common { telemetry: &self.telemetry, metrics: &self.metrics, drain: &self.drain }
     }
 
     fn meant(self) -> Result<Config, ConfigError> {
@@ -175,21 +154,15 @@ impl p2psb_runtime::Settings for Settings {
         if !(1..=MOST_READERS).contains(&self.index.readers) {
             return Err(ConfigError::value("index.readers", format!("must be 1 to {MOST_READERS}")));
         }
-        let advertise = endpoints("advertise", &self.advertise)?
-            .iter()
-            .map(|endpoint| endpoint.to_address(AddressKind::Listen))
-            .collect::<Result<_, _>>()
-            .map_err(|error| ConfigError::value("advertise", error.to_string()))?;
-        let network = Genesis::open(&self.network.name)
-            .map_err(|error| ConfigError::value("network.name", error.to_string()))?
-            .network_id();
+        let rendezvous = config::rendezvous(self.rendezvous).map_err(ConfigError::at("rendezvous"))?;
+        let advertise = config::advertise(&self.advertise, AddressKind::Listen);
         Ok(Config {
             listen: self.listen,
             database: self.index.database.unwrap_or_else(|| self.data_dir.join(DATABASE)),
             data_dir: self.data_dir,
-            advertise,
-            rendezvous: endpoints("rendezvous", &self.rendezvous)?,
-            network,
+            advertise: advertise.map_err(ConfigError::at("advertise"))?,
+            rendezvous,
+            network: self.network.meant().map_err(ConfigError::at("network.name"))?,
             tls: self.tls,
             readers: self.index.readers,
             quotas,
@@ -220,12 +193,6 @@ impl LimitSettings {
     }
 }
 
-fn endpoints(key: &str, texts: &[String]) -> Result<Vec<Endpoint>, ConfigError> {
-    let parse =
-        |text: &String| text.parse::<Endpoint>().map_err(|error| ConfigError::value(key, error.to_string()));
-    texts.iter().map(parse).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use p2psb_runtime::Settings as _;
@@ -247,8 +214,8 @@ mod tests {
             settings.meant().unwrap_err().to_string()
         };
         for (error, key) in [
-            (with(|s| s.rendezvous = vec!["nonsense".into()]), "`rendezvous`"),
-            (with(|s| s.advertise = vec!["https://a:0".into()]), "`advertise`"),
+            (with(|s| s.rendezvous = vec!["https://a:1".parse().unwrap(); 65]), "`rendezvous`"),
+            (with(|s| s.advertise = vec!["https://a..b:1".parse().unwrap()]), "`advertise`"),
             (with(|s| s.network.name = "Ä".into()), "`network.name`"),
             (with(|s| s.index.readers = 0), "`index.readers`"),
             (with(|s| s.limits.claims_per_host = 0), "`limits.claims_per_host`"),

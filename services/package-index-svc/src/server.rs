@@ -1,20 +1,17 @@
 //! The service put together.
 
 use std::net::SocketAddr;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2psb_client::session::{Reachability, SessionState, SessionStatus};
-use p2psb_client::tls::TlsError;
+use p2psb_client::session::Unregistered;
 use p2psb_client::{
-    ClientAuth, Dialer, Identity, IdentityError, ServerTls, SessionConfig, SessionKeeper, incoming,
+    ClientAuth, Identity, IdentityError, Provider, ProviderError, Registration, SessionKeeper, incoming,
 };
 use p2psb_proto::model::limits::MESSAGE_BYTES;
 use p2psb_proto::model::name::NameError;
-use p2psb_proto::model::peer::ServiceOffer;
-use p2psb_proto::model::{PeerId, ServiceName, Transport};
+use p2psb_proto::model::{PeerId, ServiceName};
 use p2psb_proto::wire::DESCRIPTORS;
 use p2psb_proto::wire::package_index::v1::package_index_service_server::PackageIndexServiceServer;
 use p2psb_runtime::serve::{ApiError, Listener, serve};
@@ -29,23 +26,15 @@ use crate::catalogue::Catalogue;
 use crate::config::{Config, Settings};
 use crate::store::{SqliteStore, StoreError};
 
-/// Life of the service's own signed record.
-const RECORD_TTL: Duration = Duration::from_secs(60 * 60);
-/// Homes in each backbone.
-const MAX_HOMES: usize = 3;
-
 /// Why the service can't start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The identity.
+    /// The identity or the certificate.
     #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The certificate.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
+    Provider(#[from] ProviderError),
     /// The socket.
-    #[error("listen: {0}")]
-    Listen(std::io::Error),
+    #[error(transparent)]
+    Listen(#[from] std::io::Error),
     /// The database's folder.
     #[error("cannot make the folder {}: {source}", path.display())]
     Folder {
@@ -93,16 +82,12 @@ impl Service for Server {
     type Error = StartError;
 
     async fn bind(config: Config) -> Result<Self, StartError> {
-        let identity = Identity::load_or_create(&config.data_dir)?;
-        let tls = ServerTls::load(&config.tls, &identity, &config.data_dir, ClientAuth::None)?;
-        let transport = tls.transport();
-        let dialer = Dialer::new(Some(&identity), Some(&config.data_dir.join("known_servers")))?
-            .with_headers(telemetry::inject);
+        let provider = Provider::load(&config.data_dir, &config.tls, ClientAuth::None, telemetry::inject)?;
         describe();
         let options = ServeOptions { http2: config.http2.clone(), ..ServeOptions::default() };
         let status = options.status.clone();
         let catalogue = open(&config, status.component("store")).await?;
-        let listener = Listener::bind(config.listen).map_err(StartError::Listen)?;
+        let listener = Listener::bind(config.listen)?;
         let addr = listener.addr();
 
         let api =
@@ -111,13 +96,21 @@ impl Service for Server {
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES);
         let routes = Routes::new(&[DESCRIPTORS]).add_service(service);
-        let running = serve(routes, incoming(listener.into_inner(), tls), options)?;
+        let running = serve(routes, incoming(listener.into_inner(), provider.tls.clone()), options)?;
 
-        let sessions = SessionKeeper::start(session(config, &identity, addr, transport, dialer)?);
+        let sessions = provider.register(Registration {
+            network: config.network,
+            software: concat!("package-index-svc/", env!("CARGO_PKG_VERSION")),
+            service: ServiceName::PACKAGE_INDEX.parse()?,
+            rendezvous: config.rendezvous,
+            listen: addr,
+            advertise: config.advertise,
+        });
         let leave = CancellationToken::new();
         let registered = tokio::spawn(register(sessions, status.component("rendezvous"), leave.clone()));
         let registered = AbortOnDropHandle::new(registered);
-        Ok(Self { addr, peer_id: identity.peer_id(), running, catalogue, status, leave, registered })
+        let peer_id = provider.identity.peer_id();
+        Ok(Self { addr, peer_id, running, catalogue, status, leave, registered })
     }
 
     fn addr(&self) -> SocketAddr {
@@ -179,57 +172,18 @@ async fn open(config: &Config, store: Component) -> Result<Arc<Catalogue>, Start
     tokio::task::spawn_blocking(work).await.map_err(|_| StartError::Lost)?
 }
 
-/// How this service stands at the rendezvous.
-fn session(
-    config: Config,
-    identity: &Identity,
-    addr: SocketAddr,
-    transport: Transport,
-    dialer: Dialer,
-) -> Result<SessionConfig, StartError> {
-    Ok(SessionConfig {
-        network: config.network,
-        identity: identity.clone(),
-        software: concat!("package-index-svc/", env!("CARGO_PKG_VERSION")).into(),
-        rendezvous: config.rendezvous,
-        services: vec![ServiceOffer::new(ServiceName::PACKAGE_INDEX.parse()?)],
-        reachability: Reachability { listen: Some(addr), transport, advertise: config.advertise },
-        dialer,
-        max_homes: MAX_HOMES,
-        record_ttl: RECORD_TTL,
-    })
-}
-
 /// Keeps the service registered until it is told to leave, and says whether it can be found: without a session it still serves
 /// whoever knows its address.
 async fn register(sessions: SessionKeeper, component: Component, leave: CancellationToken) {
-    let mut changes = sessions.changes();
-    loop {
-        match unregistered(&sessions.status()) {
-            None => component.ready(),
-            Some(why) => component.degraded(why),
+    let tell = |standing| match standing {
+        Ok(()) => component.ready(),
+        Err(why @ Unregistered::NowhereToGo) => {
+            component.degraded(format!("{why}: only who knows the address finds this index"));
         }
-        tokio::select! {
-            changed = changes.changed() => if changed.is_err() { break },
-            () = leave.cancelled() => break,
-        }
-    }
+        Err(why) => component.degraded(format!("not registered at any rendezvous: {why}")),
+    };
+    sessions.follow(&leave, tell).await;
     sessions.shutdown().await;
-}
-
-/// Why nobody finds this service, if nobody does.
-fn unregistered(sessions: &[SessionStatus]) -> Option<String> {
-    if sessions.iter().any(|session| session.state == SessionState::Online) {
-        return None;
-    }
-    if sessions.is_empty() {
-        return Some("no rendezvous is configured: only who knows the address finds this index".into());
-    }
-    let error = sessions.iter().find_map(|session| match &session.state {
-        SessionState::Failed { error, .. } => Some(error.as_str()),
-        SessionState::Connecting | SessionState::Online | SessionState::Standby => None,
-    });
-    Some(format!("not registered at any rendezvous: {}", error.unwrap_or("still connecting")))
 }
 
 impl Identified for Server {

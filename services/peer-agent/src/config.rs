@@ -4,14 +4,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use p2psb_client::Endpoint;
-use p2psb_proto::model::{Address, AddressKind, Genesis, NetworkId, limits};
-use p2psb_runtime::config::{ConfigError, DrainConfig, MetricsConfig, Settings, TelemetryConfig};
+use p2psb_client::config::{self, NetworkConfig};
+use p2psb_proto::model::{Address, AddressKind, NetworkId};
+use p2psb_runtime::config::{Common, ConfigError, DrainConfig, MetricsConfig, Settings, TelemetryConfig};
 use serde::{Deserialize, Serialize};
 
 /// The configuration file in the data folder, used when no other is named.
 pub const CONFIG_FILE: &str = "peer-agent.toml";
-/// Rendezvous of one configuration.
-const MAX_RENDEZVOUS: usize = 64;
 
 /// As written.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,14 +34,6 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// How it stops.
     pub drain: DrainConfig,
-}
-
-/// Section `network`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NetworkConfig {
-    /// Name of the open network.
-    pub name: String,
 }
 
 /// Section `control`.
@@ -69,12 +60,6 @@ impl Default for Config {
     }
 }
 
-impl Default for NetworkConfig {
-    fn default() -> Self {
-        Self { name: "p2psb".into() }
-    }
-}
-
 impl Default for ControlConfig {
     fn default() -> Self {
         Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7440)) }
@@ -87,7 +72,7 @@ impl Config {
         let written = self.data_dir.clone().filter(|path| !path.as_os_str().is_empty());
         let folder = written.or_else(default_data_dir).ok_or_else(|| ConfigError::missing("data_dir"))?;
         // What the working directory is must not matter to what is kept for long.
-        std::path::absolute(&folder).map_err(|error| ConfigError::value("data_dir", error.to_string()))
+        std::path::absolute(&folder).map_err(ConfigError::at("data_dir"))
     }
 }
 
@@ -118,16 +103,8 @@ pub struct AgentConfig {
 impl Settings for Config {
     type Meant = AgentConfig;
 
-    fn telemetry(&self) -> &TelemetryConfig {
-        &self.telemetry
-    }
-
-    fn metrics(&self) -> &MetricsConfig {
-        &self.metrics
-    }
-
-    fn drain(&self) -> &DrainConfig {
-        &self.drain
+    fn common(&self) -> Common<'_> {
+        Common { telemetry: &self.telemetry, metrics: &self.metrics, drain: &self.drain }
     }
 
     fn meant(self) -> Result<AgentConfig, ConfigError> {
@@ -139,42 +116,27 @@ impl Settings for Config {
         if self.rendezvous.is_empty() {
             return Err(ConfigError::missing("rendezvous"));
         }
-        if self.rendezvous.len() > MAX_RENDEZVOUS {
-            let problem =
-                format!("names {} rendezvous, at most {MAX_RENDEZVOUS} are allowed", self.rendezvous.len());
-            return Err(ConfigError::value("rendezvous", problem));
-        }
-        if self.advertise.len() > limits::ADDRESSES {
-            let problem = format!(
-                "names {} addresses, at most {} are allowed",
-                self.advertise.len(),
-                limits::ADDRESSES
-            );
+        let rendezvous = config::rendezvous(self.rendezvous).map_err(ConfigError::at("rendezvous"))?;
+        if let Some(endpoint) = self.advertise.iter().find(|endpoint| endpoint.is_plaintext()) {
+            let problem = format!("{endpoint}: peers are reached by https:// only");
             return Err(ConfigError::value("advertise", problem));
         }
-        let advertise = self.advertise.iter().map(advertised).collect::<Result<_, _>>()?;
-        let network = Genesis::open(&self.network.name)
-            .map_err(|error| ConfigError::value("network.name", error.to_string()))?
-            .network_id();
-        let (listen, control, rendezvous) = (self.listen, self.control.listen, self.rendezvous);
-        Ok(AgentConfig { listen, control, data_dir, advertise, rendezvous, network })
+        let advertise = config::advertise(&self.advertise, AddressKind::Mapped);
+        Ok(AgentConfig {
+            listen: self.listen,
+            control: self.control.listen,
+            data_dir,
+            advertise: advertise.map_err(ConfigError::at("advertise"))?,
+            rendezvous,
+            network: self.network.meant().map_err(ConfigError::at("network.name"))?,
+        })
     }
-}
-
-fn advertised(endpoint: &Endpoint) -> Result<Address, ConfigError> {
-    if endpoint.is_plaintext() {
-        return Err(ConfigError::value(
-            "advertise",
-            format!("{endpoint}: peers are reached by https:// only"),
-        ));
-    }
-    endpoint
-        .to_address(AddressKind::Mapped)
-        .map_err(|error| ConfigError::value("advertise", error.to_string()))
 }
 
 #[cfg(test)]
 mod tests {
+    use p2psb_proto::model::Genesis;
+
     use super::*;
 
     fn meant(change: impl FnOnce(&mut Config)) -> Result<AgentConfig, String> {

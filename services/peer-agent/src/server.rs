@@ -6,19 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2psb_client::pool::Pool;
-use p2psb_client::session::{Reachability, SessionState};
-use p2psb_client::tls::{CertError, TlsError};
 use p2psb_client::{
-    ClientAuth, Dialer, Identity, IdentityError, Locator, ServerTls, SessionConfig, SessionKeeper, TlsConfig,
-    incoming,
+    ClientAuth, Identity, IdentityError, Locator, Provider, ProviderError, Registration, SessionKeeper,
+    TlsConfig, incoming,
 };
-use p2psb_proto::model::peer::ServiceOffer;
 use p2psb_proto::model::{PublisherId, SecretKey, UnixMillis, limits};
 use p2psb_proto::wire::DESCRIPTORS;
 use p2psb_proto::wire::agent::v1::agent_service_server::AgentServiceServer;
 use p2psb_runtime::serve::{ApiError, Http2Config, Listener, serve};
 use p2psb_runtime::status::Component;
-use p2psb_runtime::{Api, Clock, Drain, NoFlags, Running, ServeOptions, Service, Status};
+use p2psb_runtime::{Api, Clock, Drain, NoFlags, Running, ServeOptions, Service, Status, telemetry};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,10 +41,6 @@ pub const SOFTWARE: &str = concat!("peer-agent/", env!("CARGO_PKG_VERSION"));
 pub const PUBLISHER_KEY: &str = "publisher.key";
 /// What agents register as.
 pub const PEER_SERVICE: &str = "p2psb.peer";
-/// Homes in each backbone.
-const MAX_HOMES: usize = 3;
-/// Life of the own record.
-const RECORD_TTL: Duration = Duration::from_secs(60 * 60);
 /// How often new problems of shared files are looked for, to be logged.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -57,15 +50,12 @@ pub enum StartError {
     /// The data folder is in use, or can't be.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// A key can't be had.
+    /// The identity or the certificate can't be had.
     #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The certificate can't be had.
+    Provider(#[from] ProviderError),
+    /// The publisher's key can't be had.
     #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The same.
-    #[error(transparent)]
-    Certificate(#[from] CertError),
+    PublisherKey(#[from] IdentityError),
     /// A socket, or the control file.
     #[error("{0}")]
     Io(#[from] std::io::Error),
@@ -103,10 +93,9 @@ pub struct Server {
 /// The parts that everything else is built from.
 struct Parts {
     config: AgentConfig,
-    identity: Identity,
+    provider: Provider,
     publisher_key: Arc<SecretKey>,
     store: Arc<Store>,
-    dialer: Dialer,
     sessions: Arc<SessionKeeper>,
     locator: Locator,
     indexes: Indexes,
@@ -122,14 +111,16 @@ impl Server {
         let (peer_listener, control_listener) =
             (Listener::bind(config.listen)?, Listener::bind(config.control)?);
         let (addr, control_addr) = (peer_listener.addr(), control_listener.addr());
-        let identity = Identity::load_or_create(&config.data_dir)?;
+        // Whoever dials a peer proves who it is, by its certificate.
+        let auth = ClientAuth::Required;
+        let provider = Provider::load(&config.data_dir, &TlsConfig::default(), auth, telemetry::inject)?;
         let (status, drain) = (Status::new(), Drain::new());
-        let parts = Parts::make(config, identity, addr).await?;
+        let parts = Parts::make(config, provider, addr).await?;
 
         let gate = Gate::default();
         let peers = parts.serve_peers(peer_listener, gate, &status, &drain)?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let caller = Caller::new(parts.dialer.clone(), parts.ends.clone());
+        let caller = Caller::new(parts.provider.dialer.clone(), parts.ends.clone());
         let fetches = Fetches::new(parts.means(caller), parts.changed.clone());
         parts.spawn_all(&status, &stop, &tasks);
 
@@ -141,8 +132,8 @@ impl Server {
             tracing::error!(reason = %failure.reason, error = %failure.message, "unfinished fetches can't be resumed");
         }
         let publisher = PublisherId::new(parts.publisher_key.public());
-        tracing::info!(peer = %parts.identity.peer_id(), %publisher, control = %control_addr, "agent started");
-        let (identity, sessions) = (parts.identity, parts.sessions);
+        tracing::info!(peer = %parts.provider.identity.peer_id(), %publisher, control = %control_addr, "agent started");
+        let (identity, sessions) = (parts.provider.identity, parts.sessions);
         Ok(Self {
             addr,
             control_addr,
@@ -201,7 +192,7 @@ impl Server {
 }
 
 impl Parts {
-    async fn make(config: AgentConfig, identity: Identity, addr: SocketAddr) -> Result<Self, StartError> {
+    async fn make(config: AgentConfig, provider: Provider, addr: SocketAddr) -> Result<Self, StartError> {
         let clock = Clock::system();
         let publisher_key = publisher_key(&config.data_dir)?;
         let folder = config.data_dir.clone();
@@ -210,44 +201,23 @@ impl Parts {
             .map_err(|error| StartError::Store(error.to_string()))?
             .map_err(|error| StartError::Store(store_failed(error).message))?;
         let store = Arc::new(store);
-        let dialer = Dialer::new(Some(&identity), Some(&config.data_dir.join("known_servers")))?
-            .with_headers(p2psb_runtime::telemetry::inject);
-        let sessions = SessionKeeper::start(SessionConfig {
+        let sessions = provider.register(Registration {
             network: config.network,
-            identity: identity.clone(),
-            software: SOFTWARE.to_owned(),
+            software: SOFTWARE,
+            service: PEER_SERVICE.parse()?,
             rendezvous: config.rendezvous.clone(),
-            services: vec![ServiceOffer::new(PEER_SERVICE.parse()?)],
-            reachability: Reachability {
-                listen: Some(addr),
-                transport: p2psb_proto::model::Transport::Tls,
-                advertise: config.advertise.clone(),
-            },
-            dialer: dialer.clone(),
-            max_homes: MAX_HOMES,
-            record_ttl: RECORD_TTL,
+            listen: addr,
+            advertise: config.advertise.clone(),
         });
-        let locator = Locator::new(config.network, &config.rendezvous, dialer.clone());
-        let pool = Pool::new(dialer.clone());
+        let locator = Locator::new(config.network, &config.rendezvous, provider.dialer.clone());
+        let pool = Pool::new(provider.dialer.clone());
         let directory = Arc::new(locator.clone());
         let indexes = Indexes::new(directory, pool, Arc::clone(&store), config.network, clock.clone());
         let source: Arc<dyn crate::exchange::ChunkSource> = Arc::clone(&store) as _;
-        let (network, own) = (config.network, identity.peer_id());
+        let (network, own) = (config.network, provider.identity.peer_id());
         let ends = Ends { network, own, software: SOFTWARE, source, clock: clock.clone() };
         let (sessions, changed) = (Arc::new(sessions), Changed::default());
-        Ok(Self {
-            config,
-            identity,
-            publisher_key,
-            store,
-            dialer,
-            sessions,
-            locator,
-            indexes,
-            ends,
-            changed,
-            clock,
-        })
+        Ok(Self { config, provider, publisher_key, store, sessions, locator, indexes, ends, changed, clock })
     }
 
     fn means(&self, caller: Caller) -> Means {
@@ -256,7 +226,7 @@ impl Parts {
             indexes: self.indexes.clone(),
             locator: self.locator.clone(),
             caller,
-            own: self.identity.peer_id(),
+            own: self.provider.identity.peer_id(),
             clock: self.clock.clone(),
         }
     }
@@ -268,17 +238,11 @@ impl Parts {
         status: &Status,
         drain: &Drain,
     ) -> Result<Running, StartError> {
-        let tls = ServerTls::load(
-            &TlsConfig::default(),
-            &self.identity,
-            &self.config.data_dir,
-            ClientAuth::Required,
-        )?;
         let http2 = Http2Config { max_connections: 512, max_concurrent_streams: 16, ..Http2Config::bulk() };
         let options = ServeOptions { http2, status: status.clone(), drain: drain.clone() };
         let api =
             Api::new(&[DESCRIPTORS]).add_service(Peers::service(self.ends.clone(), gate, drain.clone()));
-        Ok(serve(api, incoming(listener.into_inner(), tls), options)?)
+        Ok(serve(api, incoming(listener.into_inner(), self.provider.tls.clone()), options)?)
     }
 
     fn serve_control(
@@ -290,7 +254,7 @@ impl Parts {
         status: &Status,
     ) -> Result<Running, StartError> {
         let seen = Seen {
-            peer_id: self.identity.peer_id(),
+            peer_id: self.provider.identity.peer_id(),
             publisher_id: PublisherId::new(self.publisher_key.public()),
             network: self.config.network,
             software: SOFTWARE,
@@ -325,7 +289,7 @@ impl Parts {
         let announcer = Announcer {
             indexes: self.indexes.clone(),
             store: Arc::clone(&self.store),
-            identity: self.identity.clone(),
+            identity: self.provider.identity.clone(),
             network: self.config.network,
             clock: self.clock.clone(),
             changed: self.changed.clone(),
@@ -344,24 +308,11 @@ pub fn publisher_key(data_dir: &Path) -> Result<Arc<SecretKey>, IdentityError> {
 
 /// Says in the status whether a rendezvous is reached.
 async fn watch_sessions(sessions: Arc<SessionKeeper>, component: Component, stop: CancellationToken) {
-    let mut changes = sessions.changes();
-    loop {
-        let all = sessions.status();
-        let online = all.iter().any(|session| session.state == SessionState::Online);
-        if online {
-            component.ready();
-        } else {
-            let why = all.iter().find_map(|session| match &session.state {
-                SessionState::Failed { error, .. } => Some(error.as_str()),
-                SessionState::Connecting | SessionState::Online | SessionState::Standby => None,
-            });
-            component.not_ready(format!("no session with a rendezvous: {}", why.unwrap_or("connecting")));
-        }
-        tokio::select! {
-            changed = changes.changed() => if changed.is_err() { return },
-            () = stop.cancelled() => return,
-        }
-    }
+    let tell = |standing| match standing {
+        Ok(()) => component.ready(),
+        Err(why) => component.not_ready(format!("no session with a rendezvous: {why}")),
+    };
+    sessions.follow(&stop, tell).await;
 }
 
 /// Logs what is wrong with shared files: they changed, or can't be read any more.

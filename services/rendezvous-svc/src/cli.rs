@@ -70,7 +70,7 @@ pub fn main(program: Program) -> ExitCode {
     let data_dir = &loaded.value.data_dir;
     let exit = match &cli.verb {
         None => program::run::<Server>(program, &cli.common, loaded),
-        Some(Verb::Health) => program::health(program, loaded.value.metrics()),
+        Some(Verb::Health) => program::health(program, loaded.value.common().metrics),
         Some(Verb::Init { bridge_key }) => print(program, init::server(data_dir, bridge_key.as_deref())),
         Some(Verb::Id) => print(program, Identity::load(data_dir).map(|identity| identity.peer_id())),
         // It was done above.

@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use p2psb_client::config::{self, NetworkConfig};
 use p2psb_client::{Endpoint, TlsConfig, TlsMode};
 use p2psb_proto::model::peer::Endorsement;
-use p2psb_proto::model::{Genesis, NetworkId, PeerId, ServiceName, limits};
-use p2psb_runtime::config::{DrainConfig, MetricsConfig, TelemetryConfig};
+use p2psb_proto::model::{Address, AddressKind, NetworkId, PeerId, ServiceName, limits};
+use p2psb_runtime::config::{Common, DrainConfig, MetricsConfig, TelemetryConfig};
 use p2psb_runtime::serve::Http2Config;
 use p2psb_runtime::{Clock, ConfigError, Settings};
 use serde::{Deserialize, Serialize};
@@ -90,20 +91,6 @@ impl Default for Config {
             telemetry: TelemetryConfig::default(),
             drain: DrainConfig::default(),
         }
-    }
-}
-
-/// Section `network`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NetworkConfig {
-    /// The name of an open network.
-    pub name: String,
-}
-
-impl Default for NetworkConfig {
-    fn default() -> Self {
-        Self { name: "p2psb".into() }
     }
 }
 
@@ -226,7 +213,7 @@ pub struct ServerConfig {
     /// Identity and certificate.
     pub data_dir: PathBuf,
     /// Where others reach this server; empty: where it listens.
-    pub advertise: Vec<Endpoint>,
+    pub advertise: Vec<Address>,
     /// Configured endorsements.
     pub endorse: Vec<Endorsement>,
     /// Where more of them lie.
@@ -256,16 +243,8 @@ pub struct ServerConfig {
 impl Settings for Config {
     type Meant = ServerConfig;
 
-    fn telemetry(&self) -> &TelemetryConfig {
-        &self.telemetry
-    }
-
-    fn metrics(&self) -> &MetricsConfig {
-        &self.metrics
-    }
-
-    fn drain(&self) -> &DrainConfig {
-        &self.drain
+    fn common(&self) -> Common<'_> {
+        Common { telemetry: &self.telemetry, metrics: &self.metrics, drain: &self.drain }
     }
 
     fn meant(self) -> Result<ServerConfig, ConfigError> {
@@ -279,21 +258,18 @@ impl Settings for Config {
                 format!("{pinned} names an id behind `#`; leave it out, the record is this server's");
             return Err(ConfigError::value("advertise", problem));
         }
-        if self.advertise.len() > limits::ADDRESSES {
-            let problem = format!("at most {} addresses fit into a record", limits::ADDRESSES);
-            return Err(ConfigError::value("advertise", problem));
-        }
-        let genesis = Genesis::open(&self.network.name)
-            .map_err(|error| ConfigError::value("network.name", error.to_string()))?;
+        let advertise =
+            config::advertise(&self.advertise, AddressKind::Listen).map_err(ConfigError::at("advertise"))?;
+        let network = self.network.meant().map_err(ConfigError::at("network.name"))?;
         let trust = trust(&self.bridge)?;
         Ok(ServerConfig {
             listen: self.listen,
             data_dir: self.data_dir,
-            advertise: self.advertise,
+            advertise,
             endorse: endorsements(&self.endorse)?,
             endorse_dir: directory("endorse_dir", self.endorse_dir)?,
             behind_proxy: self.behind_proxy,
-            network: genesis.network_id(),
+            network,
             tls: self.tls,
             bridge_peers: self.bridge.peers,
             trust,
@@ -357,10 +333,8 @@ fn trust(bridge: &BridgeConfig) -> Result<Option<Trust>, ConfigError> {
         return Err(ConfigError::value("bridge.peers", problem));
     }
     let key = bridge.key_file.as_ref().map(|file| BridgeKey::load(file)).transpose();
-    let key = key.map_err(|error| ConfigError::value("bridge.key_file", error.to_string()))?;
-    let parse = |text: &String| {
-        PeerId::from_str(text).map_err(|error| ConfigError::value("bridge.trust", error.to_string()))
-    };
+    let key = key.map_err(ConfigError::at("bridge.key_file"))?;
+    let parse = |text: &String| PeerId::from_str(text).map_err(ConfigError::at("bridge.trust"));
     let ids: HashSet<PeerId> = bridge.trust.iter().map(parse).collect::<Result<_, _>>()?;
     if key.is_some() || !ids.is_empty() {
         return Ok(Some(Trust::new(key, ids)));
@@ -379,6 +353,8 @@ pub(crate) fn own_service() -> Result<ServiceName, p2psb_proto::model::name::Nam
 
 #[cfg(test)]
 mod tests {
+    use p2psb_proto::model::Genesis;
+
     use super::*;
 
     fn refused(change: impl FnOnce(&mut Config)) -> String {
@@ -406,6 +382,7 @@ mod tests {
             ("bridge.key_file", refused(|c| c.bridge.key_file = Some("/nowhere/key".into()))),
             ("advertise", refused(|c| c.advertise = vec![pinned])),
             ("advertise", refused(|c| c.advertise = vec![endpoint.clone(); 17])),
+            ("advertise", refused(|c| c.advertise = vec!["https://a..b:1".parse().unwrap()])),
             ("endorse", refused(|c| c.endorse = vec!["p2psb.discovery".into()])),
             ("endorse", refused(|c| c.endorse = vec!["chat=peer1x".into()])),
             ("endorse_dir", refused(|c| c.endorse_dir = Some("/nowhere".into()))),

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2psb_client::tls::TlsError;
-use p2psb_client::{ClientAuth, Dialer, Endpoint, Identity, IdentityError, ServerTls, incoming};
+use p2psb_client::{ClientAuth, Dialer, Identity, IdentityError, ServerTls, incoming};
 use p2psb_proto::error::Failure;
 use p2psb_proto::model::name::NameError;
-use p2psb_proto::model::{Address, AddressKind, PeerId, RecordError, Transport, UnixMillis, limits};
+use p2psb_proto::model::{Address, AddressKind, PeerId, Transport, UnixMillis, limits};
 use p2psb_proto::wire::DESCRIPTORS;
 use p2psb_proto::wire::rendezvous::v1::bridge_service_server::BridgeServiceServer;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_server::RendezvousServiceServer;
@@ -47,9 +47,6 @@ pub enum StartError {
     /// The socket.
     #[error("{0}")]
     Listen(#[from] std::io::Error),
-    /// An address that can't stand in a record.
-    #[error("advertise: {0}")]
-    Advertise(RecordError),
     /// The own record.
     #[error(transparent)]
     OwnRecord(#[from] OwnRecordError),
@@ -190,7 +187,7 @@ fn node(
 ) -> Result<Node, StartError> {
     let own = OwnRecord {
         network: config.network,
-        addresses: addresses(&config.advertise, addr, transport)?,
+        addresses: addresses(&config.advertise, addr, transport),
         services: vec![own_service()?],
     };
     let id = identity.peer_id();
@@ -220,23 +217,15 @@ fn node(
 }
 
 /// What stands in the own record: what is advertised, else where the server listens.
-fn addresses(
-    advertise: &[Endpoint],
-    addr: SocketAddr,
-    transport: Transport,
-) -> Result<Vec<Address>, StartError> {
-    if advertise.is_empty() {
-        if addr.ip().is_unspecified() {
-            tracing::warn!(%addr, "nobody learns where this server is: set advertise, or listen on one address");
-            return Ok(Vec::new());
-        }
-        return Ok(vec![Address::ip(addr, transport, AddressKind::Listen)]);
+fn addresses(advertise: &[Address], addr: SocketAddr, transport: Transport) -> Vec<Address> {
+    if !advertise.is_empty() {
+        return advertise.to_vec();
     }
-    let to_address = |(priority, endpoint): (u16, &Endpoint)| {
-        let address = endpoint.to_address(AddressKind::Listen).map_err(StartError::Advertise)?;
-        Ok(Address { priority, ..address })
-    };
-    (0..).zip(advertise).map(to_address).collect()
+    if addr.ip().is_unspecified() {
+        tracing::warn!(%addr, "nobody learns where this server is: set advertise, or listen on one address");
+        return Vec::new();
+    }
+    vec![Address::ip(addr, transport, AddressKind::Listen)]
 }
 
 fn dialing(config: &ServerConfig, node: &Arc<Node>) -> Result<Option<JoinHandle<()>>, StartError> {

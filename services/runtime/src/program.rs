@@ -113,7 +113,7 @@ pub fn main<S: Service>(program: Program) -> ExitCode {
         Err(error) => return complain(program, Exit::Usage, &error).into(),
     };
     match cli.verb {
-        Some(Verb::Health) => health(program, loaded.value.metrics()).into(),
+        Some(Verb::Health) => health(program, loaded.value.common().metrics).into(),
         None => run::<S>(program, &cli.common, loaded).into(),
     }
 }
@@ -148,8 +148,9 @@ pub fn run<S: Service>(program: Program, common: &CommonArgs, loaded: Loaded<S::
     {
         return exit;
     }
+    let sections = loaded.value.common();
     let (telemetry, metrics, drain) =
-        (loaded.value.telemetry().clone(), loaded.value.metrics().clone(), loaded.value.drain().clone());
+        (sections.telemetry.clone(), sections.metrics.clone(), sections.drain.clone());
     let config = match loaded.meant() {
         Ok(config) => config,
         Err(error) => return complain(program, Exit::Usage, &error),
@@ -177,7 +178,7 @@ pub fn run<S: Service>(program: Program, common: &CommonArgs, loaded: Loaded<S::
 
 /// The shared sections, checked beyond their types.
 fn check<S: Service>(loaded: &Loaded<S::Settings>) -> Result<(), ConfigError> {
-    let checked = loaded.value.telemetry().check();
+    let checked = loaded.value.common().telemetry.check();
     checked.map_err(|error| error.written_at(|key| loaded.origin(key)))
 }
 

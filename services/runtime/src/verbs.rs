@@ -63,7 +63,7 @@ pub fn main<S: Identified>(program: Program) -> ExitCode {
     };
     let folder = |given: Option<PathBuf>| given.unwrap_or_else(|| S::data_dir(&loaded.value).to_owned());
     let exit = match cli.verb {
-        Some(Verb::Health) => program::health(program, loaded.value.metrics()),
+        Some(Verb::Health) => program::health(program, loaded.value.common().metrics),
         Some(Verb::Init { data_dir }) => print_id(program, S::id(&folder(data_dir), true)),
         Some(Verb::Id { data_dir }) => print_id(program, S::id(&folder(data_dir), false)),
         None => program::run::<S>(program, &cli.common, loaded),

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::time::Duration;
 
-use p2psb_runtime::config::{DrainConfig, MetricsConfig, TelemetryConfig};
+use p2psb_runtime::config::{Common, DrainConfig, MetricsConfig, TelemetryConfig};
 use p2psb_runtime::serve::{Drained, Listener, serve};
 use p2psb_runtime::{Api, ConfigError, NoFlags, Program, Running, ServeOptions, Service, Settings, Status};
 use serde::{Deserialize, Serialize};
@@ -42,16 +42,8 @@ impl Default for Config {
 impl Settings for Config {
     type Meant = SocketAddr;
 
-    fn telemetry(&self) -> &TelemetryConfig {
-        &self.telemetry
-    }
-
-    fn metrics(&self) -> &MetricsConfig {
-        &self.metrics
-    }
-
-    fn drain(&self) -> &DrainConfig {
-        &self.drain
+    fn common(&self) -> Common<'_> {
+        Common { telemetry: &self.telemetry, metrics: &self.metrics, drain: &self.drain }
     }
 
     fn meant(self) -> Result<SocketAddr, ConfigError> {

@@ -4,6 +4,7 @@
 pub(crate) mod handshake;
 mod own;
 mod plan;
+mod standing;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use own::Reachability;
+pub use standing::Unregistered;
 
 use crate::conn::Dialer;
 use crate::endpoint::Endpoint;

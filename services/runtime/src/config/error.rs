@@ -1,5 +1,6 @@
 //! What can be wrong with a configuration, said so that the operator knows what to change.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 
 /// A wrong configuration. Its text names the key, the place it was written and what to do.
@@ -89,6 +90,11 @@ impl ConfigError {
     /// A wrong value, for the second stage: `problem` says what is wrong and what would be right.
     pub fn value(key: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Value { key: key.into(), origin: UNKNOWN_ORIGIN.into(), problem: problem.into() }
+    }
+
+    /// The same for `map_err`: whatever a value was refused for.
+    pub fn at<E: Display>(key: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self::value(key, error.to_string())
     }
 
     /// A key that must be set and is not, for the second stage.

@@ -38,24 +38,29 @@ pub const MAX_FILE_BYTES: u64 = 1 << 20;
 /// A service's configuration as written.
 ///
 /// Implementors derive `Deserialize` with `#[serde(deny_unknown_fields)]` (sections too) and
-/// `Serialize`; `Default` gives every key its default. The sections `telemetry`, `metrics` and
-/// `drain` bear these names, since common flags set keys in them.
+/// `Serialize`; `Default` gives every key its default. The sections of [`Common`] bear the names of
+/// its fields, since common flags set keys in them.
 pub trait Settings: DeserializeOwned + Serialize + Default + Send + 'static {
     /// The configuration as meant: parsed, checked, files that must exist found.
     type Meant: Send + 'static;
 
-    /// The section `telemetry`.
-    fn telemetry(&self) -> &TelemetryConfig;
-
-    /// The section `metrics`.
-    fn metrics(&self) -> &MetricsConfig;
-
-    /// The section `drain`.
-    fn drain(&self) -> &DrainConfig;
+    /// The sections that every service has.
+    fn common(&self) -> Common<'_>;
 
     /// The second stage. Errors are made with [`ConfigError::value`]; the loader adds where the
     /// value was written.
     fn meant(self) -> Result<Self::Meant, ConfigError>;
+}
+
+/// The sections that every service's configuration has.
+#[derive(Debug, Clone, Copy)]
+pub struct Common<'a> {
+    /// Section `telemetry`.
+    pub telemetry: &'a TelemetryConfig,
+    /// Section `metrics`.
+    pub metrics: &'a MetricsConfig,
+    /// Section `drain`.
+    pub drain: &'a DrainConfig,
 }
 
 /// Where to load a configuration from.

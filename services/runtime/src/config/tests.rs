@@ -58,16 +58,8 @@ impl Default for Sample {
 impl Settings for Sample {
     type Meant = u32;
 
-    fn telemetry(&self) -> &TelemetryConfig {
-        &self.telemetry
-    }
-
-    fn metrics(&self) -> &MetricsConfig {
-        &self.metrics
-    }
-
-    fn drain(&self) -> &DrainConfig {
-        &self.drain
+    fn common(&self) -> Common<'_> {
+        Common { telemetry: &self.telemetry, metrics: &self.metrics, drain: &self.drain }
     }
 
     fn meant(self) -> Result<u32, ConfigError> {
