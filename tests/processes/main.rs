@@ -6,6 +6,7 @@
 mod commands;
 mod configuration;
 mod contract;
+mod forgeries;
 mod input;
 mod interrupted;
 mod liars;

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod binaries;
 pub mod cluster;
 pub mod eventually;
+pub mod forger;
 pub mod inside;
 pub mod liar;
 pub mod memory;
