@@ -27,12 +27,12 @@ const NAMED_RENDEZVOUS: usize = 32;
 /// Bytes they may take, so that the message stays within its bound.
 const NAMED_BYTES: usize = 60 * 1024;
 
-/// Leads a peer to its lease.
+/// Leads a peer to its lease, which the session is to give it: from here on whatever happens ends a session.
 pub(super) async fn shake_hands(
     node: &Arc<Node>,
     caller: &Caller,
     stream: &mut Stream,
-) -> Result<Session, Failure> {
+) -> Result<(Session, wire::Lease), Failure> {
     let Up::Hello(hello) = expect(stream).await? else { return Err(unexpected("hello")) };
     let transcript = greet(node, hello)?;
     let proof = transcript.prove(ProofRole::SessionServer, &caller.binding, node.identity.key());
@@ -54,9 +54,9 @@ pub(super) async fn shake_hands(
         ..wire::SessionProof::default()
     };
     let session = enter(node, &transcript, &record, session_proof.encode_to_vec().into())?;
-    stream.send(Down::Lease(lease(node, &record)))?;
+    let lease = lease(node, &record);
     tracing::debug!(peer = %session.peer, seq = transcript.session_seq, from = ?caller.addr, "session open");
-    Ok(session)
+    Ok((session, lease))
 }
 
 async fn expect(stream: &mut Stream) -> Result<Up, Failure> {

@@ -82,8 +82,12 @@ impl Session {
     }
 
     /// Keeps the session until it ends, and says how.
-    pub(super) async fn live(mut self, stream: &mut Stream) -> Result<(), Failure> {
-        let end = self.serve(stream).await;
+    pub(super) async fn live(mut self, stream: &mut Stream, lease: wire::Lease) -> Result<(), Failure> {
+        let end = match stream.send(Down::Lease(lease)) {
+            Ok(()) => self.serve(stream).await,
+            // The peer left while it proved itself.
+            Err(_) => End::Lost,
+        };
         metrics::counter!("rendezvous_sessions_ended_total", "how" => end.name()).increment(1);
         tracing::debug!(peer = %self.peer, how = end.name(), "session ended");
         let ending = match &end {
