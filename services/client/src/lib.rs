@@ -15,7 +15,7 @@ pub mod pool;
 pub mod session;
 pub mod tls;
 
-pub use conn::{Connection, DialError, Dialer};
+pub use conn::{Connection, DialError, Dialer, resolve};
 pub use endpoint::Endpoint;
 pub use identity::{Identity, IdentityError};
 pub use locator::Locator;
