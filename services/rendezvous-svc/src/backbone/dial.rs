@@ -112,7 +112,7 @@ impl Work {
                 Err(refused) => refused.peer.or(who),
             };
             if let Some(peer) = who {
-                self.node.hub.configure(peer);
+                self.node.hub.configure(&endpoint, peer);
             }
             let pause = self.after(&endpoint, &attempt, &mut backoff);
             self.pause(pause).await;

@@ -163,7 +163,7 @@ fn read_hello(node: &Node, hello: &wire::BridgeHello) -> Result<(PeerId, Nonce, 
 
 /// A dialed link did not come to be.
 pub(super) struct Refused {
-    /// Who is there, if that is known.
+    /// Who is there, if it proved that.
     pub(super) peer: Option<PeerId>,
     /// Why not.
     pub(super) failure: Failure,
@@ -196,9 +196,6 @@ pub(super) async fn dialed(
         let inbound = answers.into_inner().map(|message| message.map(Frame::of_response)).boxed();
         let mut ends = Ends { inbound, outbound, binding: connection.binding() };
         let Frame::Hello(hello) = ends.next().await? else { return Err(unexpected("hello").into()) };
-        if hello.hello.as_ref().is_some_and(|hello| hello.peer_id == node.id.to_wire()) {
-            return Err(Refused { peer: Some(node.id), failure: LinkRefused::Own.into() });
-        }
         let (peer, server_nonce, record) = read_hello(node, &hello)?;
         let expected = endpoint.pin().or(connection.server_id());
         if let Some(expected) = expected.filter(|expected| *expected != peer) {
@@ -213,10 +210,15 @@ pub(super) async fn dialed(
             server_nonce,
             session_seq: link_seq,
         };
-        prove_both(node, trust, &mut ends, &transcript, hello.proof.as_ref())
-            .await
-            .map_err(|failure| Refused { peer: Some(peer), failure })
-            .map(|first| (ends, peer, record, first))
+        // Until here anybody may have claimed to be anybody.
+        let live = hello.proof.as_ref().and_then(|proof| proof.proof.as_ref());
+        transcript.verify(ProofRole::BridgeListener, &ends.binding, live)?;
+        let proven = |failure| Refused { peer: Some(peer), failure };
+        if peer == node.id {
+            return Err(proven(LinkRefused::Own.into()));
+        }
+        let first = prove_both(node, trust, &mut ends, &transcript, hello.proof.as_ref()).await;
+        Ok((ends, peer, record, first.map_err(proven)?))
     };
     let (ends, peer, record, first) = match tokio::time::timeout(limits::HANDSHAKE, shake).await {
         Ok(done) => done?,

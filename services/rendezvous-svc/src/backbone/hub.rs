@@ -1,8 +1,9 @@
 //! The links that are up, and what each still has to be told.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use p2psb_client::Endpoint;
 use p2psb_proto::model::PeerId;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
@@ -59,8 +60,8 @@ pub(crate) struct Hub {
     links: RwLock<HashMap<PeerId, (LinkTicket, Arc<Mailbox>)>>,
     /// Told of every link that comes or goes, and of members that were heard of.
     changed: watch::Sender<()>,
-    /// Ids behind configured endpoints, as far as they are known.
-    configured: Mutex<HashSet<PeerId>>,
+    /// Who stands behind each configured endpoint, as far as that was proven.
+    configured: Mutex<HashMap<Endpoint, PeerId>>,
 }
 
 impl Default for Hub {
@@ -118,14 +119,14 @@ impl Hub {
         self.changed.send_replace(());
     }
 
-    /// This id stands behind a configured endpoint: its task keeps the link.
-    pub(super) fn configure(&self, peer: PeerId) {
-        self.configured.lock().insert(peer);
+    /// This id stands behind a configured endpoint: its task keeps the link. Who is there now takes the place of who was.
+    pub(super) fn configure(&self, endpoint: &Endpoint, peer: PeerId) {
+        self.configured.lock().insert(endpoint.clone(), peer);
     }
 
     /// Whether the id stands behind a configured endpoint.
     pub(crate) fn is_configured(&self, peer: &PeerId) -> bool {
-        self.configured.lock().contains(peer)
+        self.configured.lock().values().any(|one| one == peer)
     }
 
     /// Follows the changes.
