@@ -46,25 +46,40 @@ async fn a_session_makes_a_peer_online_where_anyone_can_locate_it() {
     assert_eq!(lease.rendezvous[0].key.as_ref(), server.id.key().as_bytes(), "the server itself first");
 }
 
-#[tokio::test]
-async fn the_sdk_keeps_a_session_and_says_goodbye() {
-    let server = TestServer::start(quick).await;
-    let identity = p2psb_client::Identity::ephemeral().unwrap();
-    let id = identity.peer_id();
-    let keeper = SessionKeeper::start(SessionConfig {
+/// The SDK's sessions of a peer.
+fn keeper(peer: &Peer, server: &TestServer) -> SessionKeeper {
+    SessionKeeper::start(SessionConfig {
         network: network(),
-        dialer: Dialer::new(Some(&identity), None).unwrap(),
-        identity,
+        dialer: Dialer::new(Some(&peer.identity), None).unwrap(),
+        identity: peer.identity.clone(),
         software: "test/1".into(),
         rendezvous: vec![server.pinned()],
         services: Vec::new(),
         reachability: Reachability { listen: None, transport: Transport::Tls, advertise: Vec::new() },
         max_homes: 3,
         record_ttl: Duration::from_secs(600),
-    });
-    server.knows(&id, PresenceState::Online).await;
+    })
+}
+
+#[tokio::test]
+async fn the_sdk_keeps_a_session_and_says_goodbye() {
+    let (server, peer) = (TestServer::start(quick).await, Peer::new());
+    let keeper = keeper(&peer, &server);
+    server.knows(&peer.id(), PresenceState::Online).await;
     keeper.shutdown().await;
-    server.knows(&id, PresenceState::Offline).await;
+    server.knows(&peer.id(), PresenceState::Offline).await;
+}
+
+#[tokio::test]
+async fn the_sdk_signs_past_a_withdrawal_that_it_does_not_remember() {
+    let (server, peer) = (TestServer::start(|_| ()).await, Peer::new());
+    peer.register(&server, 1).await.unwrap();
+    let ahead = now().0 + 120_000;
+    peer.unregister(&server, ahead).await.unwrap();
+    let keeper = keeper(&peer, &server);
+    server.knows(&peer.id(), PresenceState::Online).await;
+    assert!(server.locate(&peer.id()).await.unwrap().record.value().seq > ahead);
+    keeper.shutdown().await;
 }
 
 #[tokio::test]
