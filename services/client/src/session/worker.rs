@@ -262,11 +262,11 @@ impl Worker {
             let asked = result.refresh_after.as_ref().map(|d| duration_from_wire(Some(d)));
             return asked.map(|d| d.clamp(Duration::from_secs(1), limits::RECORD_LIFETIME));
         }
-        if Reason::parse(&result.reason) == Some(Reason::RecordStale) {
-            if let Some(seq) = result.stored.clone().and_then(|stored| self.own_seq(stored)) {
-                self.shared.sign_past(seq);
-                return None;
-            }
+        if Reason::parse(&result.reason) == Some(Reason::RecordStale)
+            && let Some(seq) = result.stored.clone().and_then(|stored| self.own_seq(stored))
+        {
+            self.shared.sign_past(seq);
+            return None;
         }
         tracing::warn!(reason = result.reason, detail = result.detail, "the own record was refused");
         None
