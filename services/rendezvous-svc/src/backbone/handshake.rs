@@ -98,7 +98,7 @@ pub(crate) fn accept(
         let ended = match within(listen(&node, &trust, ends)).await {
             Ok((link, ends)) => link.run(None, ends.inbound, ends.outbound).await.reason,
             Err(failure) => {
-                log_refusal(&failure, &caller);
+                log_refusal(&node, &failure, &caller);
                 Some(failure)
             }
         };
@@ -111,13 +111,14 @@ pub(crate) fn accept(
     Ok(ReceiverStream::new(answers).map(|frame| frame.map(Frame::into_response)).boxed())
 }
 
-/// That a member looked who is there, and has a link already or is this server itself, is no news.
-fn log_refusal(failure: &Failure, caller: &Caller) {
+/// That a member looked who is there, and has a link already or is this server itself, is no news. Of strangers, who may come as
+/// often as they like, one is logged now and then.
+fn log_refusal(node: &Node, failure: &Failure, caller: &Caller) {
     let (reason, problem, from) = (failure.reason, failure.message.as_str(), &caller.addr);
-    if matches!(reason, Reason::Unreachable | Reason::LinkDuplicate) {
-        tracing::debug!(%reason, problem, ?from, "no link came to be");
-    } else {
-        tracing::warn!(%reason, problem, ?from, "refused a link");
+    let is_news = !matches!(reason, Reason::Unreachable | Reason::LinkDuplicate);
+    match is_news.then(|| node.hub.refused_link(node.clock.now())).flatten() {
+        Some(times) => tracing::warn!(%reason, problem, ?from, times, "refused a link"),
+        None => tracing::debug!(%reason, problem, ?from, "no link came to be"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use p2psb_client::Endpoint;
 use p2psb_proto::model::PeerId;
@@ -12,6 +13,10 @@ use tokio_util::sync::CancellationToken;
 use crate::core::members::LinkTicket;
 use crate::core::outbox::{Next, Outbox};
 use crate::core::placement::push_to;
+use crate::core::seldom::Seldom;
+
+/// Refused links are logged at most this often.
+const REFUSALS_PAUSE: Duration = Duration::from_secs(10);
 
 /// What one member still has to be told, and how its link is woken and cut.
 #[derive(Debug, Default)]
@@ -60,13 +65,20 @@ pub(crate) struct Hub {
     links: RwLock<HashMap<PeerId, (LinkTicket, Arc<Mailbox>)>>,
     /// Told of every link that comes or goes, and of members that were heard of.
     changed: watch::Sender<()>,
+    /// Links that were refused.
+    refused: Mutex<Seldom>,
     /// Who stands behind each configured endpoint, as far as that was proven.
     configured: Mutex<HashMap<Endpoint, PeerId>>,
 }
 
 impl Default for Hub {
     fn default() -> Self {
-        Self { links: RwLock::default(), changed: watch::Sender::new(()), configured: Mutex::default() }
+        Self {
+            links: RwLock::default(),
+            changed: watch::Sender::new(()),
+            refused: Mutex::new(Seldom::new(REFUSALS_PAUSE)),
+            configured: Mutex::default(),
+        }
     }
 }
 
@@ -117,6 +129,11 @@ impl Hub {
     /// Somebody was heard of: only who dials has to know.
     pub(super) fn heard_of_members(&self) {
         self.changed.send_replace(());
+    }
+
+    /// A link was refused. Returns how many were since this was last logged, when it may be again.
+    pub(super) fn refused_link(&self, now: Instant) -> Option<u64> {
+        self.refused.lock().count(1, now)
     }
 
     /// This id stands behind a configured endpoint: its task keeps the link. Who is there now takes the place of who was.

@@ -6,7 +6,7 @@
 //! - [`directory`]: the three together: who is where, and is it there?
 //! - [`challenge`], [`admission`]: what a newcomer must answer, and how many there may be.
 //! - [`members`], [`placement`], [`outbox`]: the backbone: who is in it, who is told what, and what is still to be told.
-//! - [`own`]: this server's own record. [`page`]: how a long answer is continued.
+//! - [`own`]: this server's own record. [`page`]: how a long answer is continued. [`seldom`]: what is not to flood the logs.
 
 use std::time::Instant;
 
@@ -21,6 +21,7 @@ pub mod own;
 pub mod page;
 pub mod placement;
 pub mod presence;
+pub mod seldom;
 pub mod session;
 pub mod table;
 #[cfg(test)]

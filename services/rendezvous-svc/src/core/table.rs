@@ -160,6 +160,15 @@ impl Entry {
     }
 }
 
+/// Peers that signed two statements with one `seq`, as far as it was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Equivocations {
+    /// How often.
+    pub count: u64,
+    /// The last of them.
+    pub last: Option<PeerId>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Table {
@@ -168,7 +177,7 @@ pub struct Table {
     /// When entries are forgotten, earliest first.
     forgotten: BTreeSet<(UnixMillis, PeerId)>,
     limit: usize,
-    equivocations: u64,
+    equivocations: Equivocations,
 }
 
 impl Table {
@@ -180,7 +189,7 @@ impl Table {
             providers: BTreeMap::new(),
             forgotten: BTreeSet::new(),
             limit,
-            equivocations: 0,
+            equivocations: Equivocations::default(),
         }
     }
 
@@ -196,7 +205,7 @@ impl Table {
             if contradicts {
                 let stored = bytes;
                 self.remember_longer(&item.peer, item.keep);
-                self.equivocations += 1;
+                self.equivocated(item.peer);
                 return Err(TableError::Equivocation { seq: item.seq, stored });
             }
         }
@@ -227,14 +236,15 @@ impl Table {
         let mut keep = item.keep;
         match self.entries.get(&item.peer) {
             Some(stored) => {
-                if item.seq == stored.seq && item.digest != stored.digest {
-                    self.equivocations += 1;
+                let (stored_rank, stored_keep) = ((stored.seq, stored.digest), stored.keep);
+                if item.seq == stored_rank.0 && item.digest != stored_rank.1 {
+                    self.equivocated(item.peer);
                 }
-                if (item.seq, item.digest) <= (stored.seq, stored.digest) {
+                if (item.seq, item.digest) <= stored_rank {
                     self.remember_longer(&item.peer, item.keep);
                     return Ok(Merged::Known);
                 }
-                keep = keep.max(stored.keep);
+                keep = keep.max(stored_keep);
             }
             None if item.keep <= now => return Err(TableError::Expired { expired: item.keep }),
             None if self.entries.len() >= limit => return Err(TableError::Full { limit }),
@@ -243,6 +253,11 @@ impl Table {
         self.take_out(&item.peer);
         self.put_in(item, keep, now);
         Ok(Merged::Changed)
+    }
+
+    fn equivocated(&mut self, peer: PeerId) {
+        self.equivocations.count += 1;
+        self.equivocations.last = Some(peer);
     }
 
     /// An older statement that expires later: what is known must outlive it.
@@ -366,9 +381,9 @@ impl Table {
         self.entries.is_empty()
     }
 
-    /// How often a peer was seen to have signed two truths.
+    /// Peers that signed two truths.
     #[must_use]
-    pub const fn equivocations(&self) -> u64 {
+    pub const fn equivocations(&self) -> Equivocations {
         self.equivocations
     }
 }
@@ -412,7 +427,7 @@ mod tests {
         assert_eq!(table.offer(item(&record(1, 10, &[])), T0), Ok(Merged::Known));
         let error = table.offer(item(&record(1, 10, &["chat"])), T0).unwrap_err();
         assert!(matches!(error, TableError::Equivocation { seq: 10, .. }));
-        assert_eq!(table.equivocations(), 1);
+        assert_eq!(table.equivocations(), Equivocations { count: 1, last: Some(peer(1)) });
     }
 
     #[test]
