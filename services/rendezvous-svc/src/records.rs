@@ -11,13 +11,6 @@ use crate::convert;
 use crate::core::table::{Merged, TableError};
 use crate::node::Node;
 
-/// A peer changes its record too often.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a peer may change its record once a second; try again in {retry_after:?}")]
-pub(crate) struct TooOften {
-    pub(crate) retry_after: Duration,
-}
-
 impl Node {
     /// Verifies a statement, and that it counts here and now.
     pub(crate) fn verify(&self, record: SignedRecord) -> Result<PeerStatement, RecordError> {
@@ -26,7 +19,7 @@ impl Node {
         Ok(statement)
     }
 
-    /// Takes a verified statement from its peer.
+    /// Takes a verified statement from its peer, which is there.
     pub(crate) fn offer(&self, statement: &PeerStatement) -> Result<Merged, TableError> {
         let item = convert::item(statement);
         let merged = self.directory.write().table.offer(item, self.now().wall);
@@ -70,6 +63,7 @@ impl Node {
             Ok(Merged::Known) => "known",
             Err(TableError::Stale { .. }) => "stale",
             Err(TableError::Expired { .. }) => "expired",
+            Err(TableError::TooOften { .. }) => "too_often",
             Err(TableError::Full { .. }) => "full",
             // Anybody can do that at will, so the sweeper reports it, now and then.
             Err(TableError::Equivocation { .. }) => "equivocation",
@@ -88,6 +82,17 @@ pub(crate) fn only_record(statement: PeerStatement) -> Result<Signed<PeerRecord>
         PeerStatement::Withdrawal(_) => Err(RecordError::Type {
             expected: "RECORD_TYPE_PEER",
             found: p2psb_proto::model::record::RecordType::PeerWithdrawal as i32,
+        }),
+    }
+}
+
+/// A statement that must be a withdrawal.
+pub(crate) fn only_withdrawal(statement: PeerStatement) -> Result<PeerStatement, RecordError> {
+    match statement {
+        PeerStatement::Withdrawal(_) => Ok(statement),
+        PeerStatement::Record(_) => Err(RecordError::Type {
+            expected: "RECORD_TYPE_PEER_WITHDRAWAL",
+            found: p2psb_proto::model::record::RecordType::Peer as i32,
         }),
     }
 }

@@ -13,7 +13,6 @@ use crate::core::members::LinkRefused;
 use crate::core::page::TokenInvalid;
 use crate::core::session::NotNewer;
 use crate::core::table::TableError;
-use crate::records::TooOften;
 
 /// After how long a full server may have room again.
 const FULL_RETRY: Duration = Duration::from_secs(60);
@@ -36,6 +35,9 @@ impl From<TableError> for Failure {
                 attached(Self::new(Reason::RecordEquivocation, text), stored)
             }
             TableError::Expired { .. } => Self::new(Reason::RecordExpired, text),
+            TableError::TooOften { wait } => {
+                Self::new(Reason::LimitExceeded, text).with("limit", "record_changes").retry_after(wait)
+            }
             TableError::Full { .. } => {
                 Self::new(Reason::LimitExceeded, text).with("limit", "limits.records").retry_after(FULL_RETRY)
             }
@@ -46,14 +48,6 @@ impl From<TableError> for Failure {
 impl From<LimitReached> for Failure {
     fn from(error: LimitReached) -> Self {
         Self::new(Reason::LimitExceeded, error.to_string()).with("limit", error.limit).retry_after(FULL_RETRY)
-    }
-}
-
-impl From<TooOften> for Failure {
-    fn from(error: TooOften) -> Self {
-        Self::new(Reason::LimitExceeded, error.to_string())
-            .with("limit", "record_changes")
-            .retry_after(error.retry_after)
     }
 }
 
@@ -133,7 +127,7 @@ mod tests {
     use tonic::Status;
 
     use super::*;
-    use crate::core::testing::{item, peer, record};
+    use crate::core::testing::{T0, item, peer, record};
 
     fn status(error: impl Into<Failure>) -> Status {
         error.into().into_status()
@@ -143,8 +137,9 @@ mod tests {
     fn a_stale_record_is_answered_with_the_stored_one() {
         let statement = record(1, 7, &[]);
         let mut table = crate::core::table::Table::new(9);
-        table.offer(item(&statement), crate::core::testing::T0).unwrap();
-        let error = table.offer(item(&record(1, 6, &[])), crate::core::testing::T0).unwrap_err();
+        let mut offer = |statement| table.offer(item(statement), T0);
+        offer(&statement).unwrap();
+        let error = offer(&record(1, 6, &[])).unwrap_err();
         let status = status(error);
         assert_eq!(reason_of(&status), Some(Reason::RecordStale));
         assert_eq!(record_of(&status), Some(statement.to_wire()));
@@ -156,7 +151,7 @@ mod tests {
         for status in [
             status(TableError::Full { limit: 1 }),
             status(LimitReached { limit: "limits.sessions", most: 1 }),
-            status(TooOften { retry_after: Duration::from_millis(300) }),
+            status(TableError::TooOften { wait: Duration::from_millis(300) }),
             status(LinkRefused::Full { limit: 1 }),
         ] {
             assert_eq!(reason_of(&status), Some(Reason::LimitExceeded));

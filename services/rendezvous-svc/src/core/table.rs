@@ -76,6 +76,10 @@ impl Item {
     pub const fn expires(&self) -> UnixMillis {
         self.expires
     }
+
+    fn is_withdrawal(&self) -> bool {
+        self.expires == UnixMillis::default()
+    }
 }
 
 /// What became of a statement.
@@ -113,6 +117,12 @@ pub enum TableError {
     Expired {
         /// When.
         expired: UnixMillis,
+    },
+    /// The peer changed what it says less than a second ago.
+    #[error("a peer may change its record once a second; try again in {wait:?}")]
+    TooOften {
+        /// How long it has to wait.
+        wait: Duration,
     },
     /// No room for one more peer.
     #[error("this rendezvous knows {limit} peers, as many as it may; try another one")]
@@ -193,21 +203,26 @@ impl Table {
         }
     }
 
-    /// Takes a statement from its peer. The same one again changes nothing; an older or contradicting one is refused.
+    /// Takes a statement from its peer. The same one again changes nothing, and neither does a withdrawal of what is not here;
+    /// an older or contradicting one is refused, and one that comes too soon after the last.
     pub fn offer(&mut self, item: Item, now: UnixMillis) -> Result<Merged, TableError> {
-        if let Some(stored) = self.entries.get(&item.peer) {
-            let (stored_seq, bytes) = (stored.seq, stored.bytes.clone());
-            let contradicts = item.seq == stored_seq && item.digest != stored.digest;
-            if item.seq < stored_seq {
-                self.remember_longer(&item.peer, item.keep);
-                return Err(TableError::Stale { seq: item.seq, stored_seq, stored: bytes });
-            }
-            if contradicts {
-                let stored = bytes;
-                self.remember_longer(&item.peer, item.keep);
-                self.equivocated(item.peer);
-                return Err(TableError::Equivocation { seq: item.seq, stored });
-            }
+        let stored = self.entries.get(&item.peer);
+        if item.is_withdrawal() && stored.is_none_or(|stored| stored.keep <= now) {
+            return Ok(Merged::Known);
+        }
+        let Some(stored) = stored else { return self.merge(item, now) };
+        let (seq, stored_seq, stored_bytes) = (item.seq, stored.seq, stored.bytes.clone());
+        if seq < stored_seq {
+            self.remember_longer(&item.peer, item.keep);
+            return Err(TableError::Stale { seq, stored_seq, stored: stored_bytes });
+        }
+        if seq == stored_seq && item.digest != stored.digest {
+            self.remember_longer(&item.peer, item.keep);
+            self.equivocated(item.peer);
+            return Err(TableError::Equivocation { seq, stored: stored_bytes });
+        }
+        if let Some(wait) = wait(stored, &item, now) {
+            return Err(TableError::TooOften { wait });
         }
         self.merge(item, now)
     }
@@ -306,17 +321,6 @@ impl Table {
         self.entries.get(peer).filter(|entry| entry.is_worth_telling(now)).map(Entry::bytes)
     }
 
-    /// How long a peer that asks for it by a call must wait before `item` may take the place of what it said last. A record may
-    /// be withdrawn at once.
-    #[must_use]
-    pub fn wait(&self, item: &Item, now: UnixMillis) -> Option<Duration> {
-        let stored = self.entries.get(&item.peer).filter(|stored| stored.seq < item.seq)?;
-        let withdraws = item.expires == UnixMillis::default() && stored.is_valid(now);
-        // After the clock was set back nobody waits for it.
-        let since = (stored.changed <= now).then(|| now.since(stored.changed))?;
-        CHANGE_INTERVAL.checked_sub(since).filter(|wait| !withdraws && !wait.is_zero())
-    }
-
     /// Whether exactly this statement of the peer is the newest known: then there is nothing to verify.
     #[must_use]
     pub fn holds(&self, peer: &PeerId, bytes: &[u8]) -> bool {
@@ -388,6 +392,15 @@ impl Table {
     }
 }
 
+/// How long a peer must wait before `item` may take the place of what it said last. A record may be withdrawn at once.
+fn wait(stored: &Entry, item: &Item, now: UnixMillis) -> Option<Duration> {
+    let is_newer = stored.seq < item.seq;
+    let withdraws = item.is_withdrawal() && stored.is_valid(now);
+    // After the clock was set back nobody waits for it.
+    let since = (stored.changed <= now).then(|| now.since(stored.changed))?;
+    CHANGE_INTERVAL.checked_sub(since).filter(|wait| is_newer && !withdraws && !wait.is_zero())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -401,11 +414,16 @@ mod tests {
         Table::new(100)
     }
 
+    /// So much later that the peer may say something else.
+    fn later() -> UnixMillis {
+        T0.plus(CHANGE_INTERVAL)
+    }
+
     #[test]
     fn a_newer_record_replaces_an_older_one() {
         let mut table = table();
         assert_eq!(table.offer(item(&record(1, 10, &[])), T0), Ok(Merged::Changed));
-        assert_eq!(table.offer(item(&record(1, 11, &[])), T0), Ok(Merged::Changed));
+        assert_eq!(table.offer(item(&record(1, 11, &[])), later()), Ok(Merged::Changed));
         assert_eq!(table.seq(&peer(1)), Some(11));
         assert_eq!(table.len(), 1);
     }
@@ -454,9 +472,9 @@ mod tests {
         assert_eq!(table.providers("chat", None, T0).count(), 0);
         assert_eq!(table.merge(old.clone(), T0), Ok(Merged::Known));
         // Still so when the record would have expired, with the grace.
-        let later = T0.plus(HOUR);
-        assert_eq!(table.sweep(later, 10), 0);
-        assert!(matches!(table.offer(old, later), Err(TableError::Stale { .. })));
+        let expired = T0.plus(HOUR);
+        assert_eq!(table.sweep(expired, 10), 0);
+        assert!(matches!(table.offer(old, expired), Err(TableError::Stale { .. })));
         assert_eq!(table.sweep(T0.plus(RECORD_LIFETIME + WITHDRAWAL_GRACE), 10), 1);
     }
 
@@ -467,8 +485,8 @@ mod tests {
         short.expires = T0.plus(Duration::from_secs(60));
         short.keep = short.expires;
         let long = item(&record(1, 10, &[]));
-        table.offer(long.clone(), T0).unwrap();
-        table.offer(short, T0).unwrap();
+        table.merge(long.clone(), T0).unwrap();
+        table.merge(short, T0).unwrap();
         let later = T0.plus(Duration::from_secs(120));
         table.sweep(later, 10);
         assert!(matches!(table.offer(long, later), Err(TableError::Stale { .. })));
@@ -481,7 +499,18 @@ mod tests {
         table.offer(item(&record(1, 1, &[])), T0).unwrap();
         table.offer(item(&record(2, 1, &[])), T0).unwrap();
         assert_eq!(table.offer(item(&record(3, 1, &[])), T0), Err(TableError::Full { limit: 2 }));
-        assert_eq!(table.offer(item(&record(2, 2, &[])), T0), Ok(Merged::Changed));
+        assert_eq!(table.offer(item(&record(2, 2, &[])), later()), Ok(Merged::Changed));
+    }
+
+    #[test]
+    fn a_peers_own_withdrawal_of_what_is_not_here_takes_no_room() {
+        let mut table = table();
+        assert_eq!(table.offer(item(&withdrawal(1, 2)), T0), Ok(Merged::Known));
+        assert!(table.is_empty());
+        table.offer(item(&record(1, 1, &[])), T0).unwrap();
+        let expired = T0.plus(HOUR);
+        assert_eq!(table.offer(item(&withdrawal(1, 2)), expired), Ok(Merged::Known));
+        assert_eq!(table.sweep(expired, 10), 1);
     }
 
     #[test]
@@ -523,12 +552,16 @@ mod tests {
     fn a_peer_changes_what_it_says_once_a_second_but_may_withdraw_at_once() {
         let mut table = table();
         let at = |millis| T0.plus(Duration::from_millis(millis));
-        let wait =
-            |table: &Table, statement: &PeerStatement, millis| table.wait(&item(statement), at(millis));
+        let wait = |table: &Table, statement: &PeerStatement, millis| {
+            let item = item(statement);
+            table.entries.get(&item.peer).and_then(|stored| super::wait(stored, &item, at(millis)))
+        };
         assert_eq!(wait(&table, &record(1, 1, &[]), 0), None, "the first one");
         table.offer(item(&record(1, 1, &[])), T0).unwrap();
         assert_eq!(wait(&table, &record(1, 1, &[]), 0), None, "nothing would change");
         assert_eq!(wait(&table, &record(1, 2, &[]), 300), Some(Duration::from_millis(700)));
+        let too_often = Err(TableError::TooOften { wait: Duration::from_millis(700) });
+        assert_eq!(table.offer(item(&record(1, 2, &[])), at(300)), too_often);
         assert_eq!(wait(&table, &record(1, 2, &[]), 1000), None);
         assert_eq!(wait(&table, &withdrawal(1, 2), 300), None);
         table.offer(item(&withdrawal(1, 2)), at(300)).unwrap();
@@ -562,7 +595,7 @@ mod tests {
         let rest: Vec<_> = table.providers("chat", Some(all[2]), T0).map(|(peer, _)| peer).collect();
         assert_eq!(rest, all[3..]);
         // A record without the service takes the peer out of the index.
-        table.offer(item(&record(1, 2, &[])), T0).unwrap();
+        table.offer(item(&record(1, 2, &[])), later()).unwrap();
         assert_eq!(table.providers("chat", None, T0).count(), 4);
     }
 
