@@ -194,7 +194,8 @@ fn node(
         services: vec![own_service()?],
     };
     let id = identity.peer_id();
-    let capacity = Capacity { peers: config.limits.records, members: limits::MEMBERS };
+    let (records, services) = (config.limits.of_records(), config.limits.of_services());
+    let capacity = Capacity { records, services, members: limits::MEMBERS };
     Ok(Node {
         id,
         network: config.network,

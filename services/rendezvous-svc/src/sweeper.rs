@@ -77,13 +77,16 @@ impl Reports {
 }
 
 fn observe(node: &Node, bridge: &Component, configured_members: usize) {
-    let (records, links) = {
+    let (records, services, unlisted, links) = {
         let directory = node.directory.read();
-        (directory.table.len(), directory.members.links())
+        let services = directory.table.services();
+        (directory.table.len(), services.len(), services.unlisted(), directory.members.links())
     };
     // A list of members may name this server, too: every member can have the same one.
     let wanted = configured_members.saturating_sub(usize::from(node.hub.is_configured(&node.id)));
     metrics::gauge!("rendezvous_records").set(records as f64);
+    metrics::gauge!("rendezvous_services").set(services as f64);
+    metrics::gauge!("rendezvous_services_unlisted").set(unlisted as f64);
     metrics::gauge!("rendezvous_sessions").set(node.sessions.lock().total() as f64);
     metrics::gauge!("rendezvous_registrations").set(node.registrations.lock().total() as f64);
     metrics::gauge!("rendezvous_links").set(links as f64);

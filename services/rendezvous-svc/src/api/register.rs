@@ -11,6 +11,7 @@ use prost::Message as _;
 
 use super::status::{draining, not_an_id};
 use crate::convert;
+use crate::core::ledger::Bringer;
 use crate::core::session::Freed;
 use crate::core::table::{Item, Merged};
 use crate::node::{Caller, Node};
@@ -90,7 +91,7 @@ fn enter(node: &Node, caller: &Caller, item: Item, proof: Bytes) -> Result<std::
     if anew {
         node.registrations.lock().enter(caller.ip())?;
     }
-    let merged = directory.table.offer(item, now.wall);
+    let merged = directory.table.offer(item, Bringer::Peer(caller.ip()), now.wall);
     if merged.is_ok() {
         directory.sessions.register(peer, seq, proof, caller.ip(), now.mono);
     } else if anew {
@@ -114,7 +115,7 @@ pub(super) fn unregister(
     let (statement, _) = verify(node, caller, request.withdrawal, request.proof.as_ref(), action)?;
     let statement = only_withdrawal(statement)?;
     let peer = statement.peer_id();
-    if node.offer(&statement)? == Merged::Changed {
+    if node.offer(&statement, caller.ip())? == Merged::Changed {
         let freed = node.directory.write().sessions.unregister(&peer, node.now().mono);
         if let Some(Freed(from)) = freed {
             node.registrations.lock().leave(from);

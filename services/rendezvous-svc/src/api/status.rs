@@ -38,9 +38,7 @@ impl From<TableError> for Failure {
             TableError::TooOften { wait } => {
                 Self::new(Reason::LimitExceeded, text).with("limit", "record_changes").retry_after(wait)
             }
-            TableError::Full { .. } => {
-                Self::new(Reason::LimitExceeded, text).with("limit", "limits.records").retry_after(FULL_RETRY)
-            }
+            TableError::Full(reached) => reached.into(),
         }
     }
 }
@@ -127,7 +125,8 @@ mod tests {
     use tonic::Status;
 
     use super::*;
-    use crate::core::testing::{T0, item, peer, record};
+    use crate::core::ledger::Bringer;
+    use crate::core::testing::{T0, item, peer, record, shares};
 
     fn status(error: impl Into<Failure>) -> Status {
         error.into().into_status()
@@ -136,8 +135,8 @@ mod tests {
     #[test]
     fn a_stale_record_is_answered_with_the_stored_one() {
         let statement = record(1, 7, &[]);
-        let mut table = crate::core::table::Table::new(9);
-        let mut offer = |statement| table.offer(item(statement), T0);
+        let mut table = crate::core::table::Table::new(shares(9), shares(9));
+        let mut offer = |statement| table.offer(item(statement), Bringer::Peer(None), T0);
         offer(&statement).unwrap();
         let error = offer(&record(1, 6, &[])).unwrap_err();
         let status = status(error);
@@ -149,7 +148,7 @@ mod tests {
     #[test]
     fn every_limit_is_named_and_says_when_to_come_back() {
         for status in [
-            status(TableError::Full { limit: 1 }),
+            status(TableError::Full(LimitReached { limit: "limits.records", most: 1 })),
             status(LimitReached { limit: "limits.sessions", most: 1 }),
             status(TableError::TooOften { wait: Duration::from_millis(300) }),
             status(LinkRefused::Full { limit: 1 }),

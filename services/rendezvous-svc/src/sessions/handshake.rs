@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::live::Session;
 use super::{Stream, gone};
 use crate::convert;
+use crate::core::ledger::Bringer;
 use crate::core::session::{Freed, Opened};
 use crate::core::table::TableError;
 use crate::node::{Caller, Node, random};
@@ -54,7 +55,7 @@ pub(super) async fn shake_hands(
         proof: answer.proof,
         ..wire::SessionProof::default()
     };
-    let session = enter(node, &transcript, &record, session_proof.encode_to_vec().into())?;
+    let session = enter(node, caller, &transcript, &record, session_proof.encode_to_vec().into())?;
     stream.send(Down::Lease(lease(node, &record)))?;
     tracing::debug!(peer = %session.peer, seq = transcript.session_seq, from = ?caller.addr, "session open");
     Ok(session)
@@ -110,6 +111,7 @@ fn own_record(
 /// it does from a peer whose address has just changed, keeps no session from being opened: it waits there.
 fn enter(
     node: &Arc<Node>,
+    caller: &Caller,
     transcript: &Transcript,
     record: &Signed<PeerRecord>,
     proof: Bytes,
@@ -121,7 +123,7 @@ fn enter(
     let (merged, opened) = {
         let mut directory = node.directory.write();
         directory.sessions.may_open(&peer, seq, now.mono)?;
-        let merged = directory.table.offer(item, now.wall);
+        let merged = directory.table.offer(item, Bringer::Peer(caller.ip()), now.wall);
         let opened = match &merged {
             Ok(_) | Err(TableError::TooOften { .. }) => {
                 Some(directory.sessions.open(peer, seq, proof, now.mono)?)
@@ -148,7 +150,7 @@ fn enter(
         node.registrations.lock().leave(from);
     }
     node.hub.presence(peer);
-    let session = Session::new(Arc::clone(node), peer, ticket, replaced);
+    let session = Session::new(Arc::clone(node), peer, caller.ip(), ticket, replaced);
     Ok(match waiting {
         Some((statement, wait)) => session.waiting(statement, wait),
         None => session,

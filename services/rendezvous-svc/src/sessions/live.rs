@@ -1,5 +1,6 @@
 //! A session with its lease: heartbeats, records, and its end.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +79,8 @@ enum Taken {
 pub(super) struct Session {
     node: Arc<Node>,
     pub(super) peer: PeerId,
+    /// Where the peer is.
+    from: Option<IpAddr>,
     ticket: Ticket,
     replaced: CancellationToken,
     /// Silence that ends it.
@@ -89,11 +92,17 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(node: Arc<Node>, peer: PeerId, ticket: Ticket, replaced: CancellationToken) -> Self {
+    pub(super) fn new(
+        node: Arc<Node>,
+        peer: PeerId,
+        from: Option<IpAddr>,
+        ticket: Ticket,
+        replaced: CancellationToken,
+    ) -> Self {
         let timing = *node.directory.read().sessions.timing();
         let patience = timing.suspect_after() + timing.suspected_for();
         let next_change = Instant::now() + CHANGE_INTERVAL;
-        Self { node, peer, ticket, replaced, patience, next_change, waiting: None }
+        Self { node, peer, from, ticket, replaced, patience, next_change, waiting: None }
     }
 
     /// The same session, whose first record has to wait.
@@ -222,7 +231,7 @@ impl Session {
                 Err(failure) => return Taken::Refused(failure),
             },
         };
-        match self.node.offer(&statement) {
+        match self.node.offer(&statement, self.from) {
             Ok(_) => Taken::Accepted(self.accepted(&statement)),
             Err(TableError::TooOften { wait }) => Taken::TooSoon(wait),
             Err(error) => Taken::Refused(error.into()),
@@ -262,7 +271,7 @@ impl Session {
         let Some(withdrawal) = withdrawal else { return };
         let withdrawn = self.own(withdrawal).and_then(|statement| {
             let withdrawal = only_withdrawal(statement)?;
-            Ok(self.node.offer(&withdrawal)?)
+            Ok(self.node.offer(&withdrawal, self.from)?)
         });
         if let Err(failure) = withdrawn {
             tracing::debug!(peer = %self.peer, reason = %failure.reason, "a withdrawal was refused");

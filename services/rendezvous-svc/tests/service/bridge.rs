@@ -1,42 +1,16 @@
 //! The backbone: what one member knows, all know.
 
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use p2psb_proto::error::Reason;
 use p2psb_proto::model::presence::{PresenceSource, PresenceState};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_rendezvous_svc::Config;
-use p2psb_rendezvous_svc::backbone::trust::BridgeKey;
 use p2psb_runtime::Clock;
 
 use crate::harness::{TestServer, eventually, reason};
-use crate::member::{Impostor, RawLink};
+use crate::member::{Impostor, KeyFile, RawLink};
 use crate::peer::{Peer, now};
-
-/// A bridge key in a file.
-struct KeyFile {
-    dir: tempfile::TempDir,
-}
-
-impl KeyFile {
-    fn new() -> Self {
-        let key = Self { dir: tempfile::tempdir().unwrap() };
-        BridgeKey::load_or_create(&key.path()).unwrap();
-        key
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("bridge.key")
-    }
-
-    fn bytes(&self) -> [u8; 32] {
-        let text = std::fs::read_to_string(self.path()).unwrap();
-        let mut key = [0; 32];
-        hex::decode_to_slice(text.lines().last().unwrap(), &mut key).unwrap();
-        key
-    }
-}
 
 fn member<'a>(key: &KeyFile, peers: impl IntoIterator<Item = &'a TestServer>) -> impl FnOnce(&mut Config) {
     let peers: Vec<_> = peers.into_iter().map(|server| server.endpoint.clone()).collect();

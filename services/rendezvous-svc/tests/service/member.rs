@@ -1,5 +1,7 @@
 //! A member of the backbone that says on the wire exactly what a test wants.
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -13,12 +15,37 @@ use p2psb_proto::wire::rendezvous::v1::bridge_service_client::BridgeServiceClien
 use p2psb_proto::wire::rendezvous::v1::bridge_service_server::{BridgeService, BridgeServiceServer};
 use p2psb_proto::wire::rendezvous::v1::link_request::Message as Up;
 use p2psb_proto::wire::rendezvous::v1::link_response::Message as Down;
+use p2psb_rendezvous_svc::backbone::trust::BridgeKey;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::peer::{Peer, network, now};
+
+/// A bridge key in a file.
+pub(crate) struct KeyFile {
+    dir: tempfile::TempDir,
+}
+
+impl KeyFile {
+    pub(crate) fn new() -> Self {
+        let key = Self { dir: tempfile::tempdir().unwrap() };
+        BridgeKey::load_or_create(&key.path()).unwrap();
+        key
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join("bridge.key")
+    }
+
+    pub(crate) fn bytes(&self) -> [u8; 32] {
+        let text = std::fs::read_to_string(self.path()).unwrap();
+        let mut key = [0; 32];
+        hex::decode_to_slice(text.lines().last().unwrap(), &mut key).unwrap();
+        key
+    }
+}
 
 /// Both directions of a link that a test dialed.
 #[derive(Debug)]
@@ -66,6 +93,11 @@ impl RawLink {
         let mut link = Self { up, down, _connection: connection };
         link.batch().await?;
         Ok(link)
+    }
+
+    /// Passes on records of others.
+    pub(crate) async fn records(&self, records: Vec<SignedRecord>) {
+        self.send(wire::BridgeBatch { records, ..wire::BridgeBatch::default() }).await;
     }
 
     pub(crate) async fn send(&self, batch: wire::BridgeBatch) {
