@@ -2,17 +2,19 @@
 
 use std::time::{Duration, SystemTime};
 
+use p2psb_client::Locator;
 use p2psb_proto::error::{Reason, fact_of, reason_of};
-use p2psb_proto::model::PeerId;
 use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
+use p2psb_proto::model::{PeerId, ServiceName, limits};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_rendezvous_svc::Config;
+use p2psb_rendezvous_svc::core::services::{Day, rank};
 use p2psb_runtime::Clock;
 use tonic::Status;
 
-use crate::harness::{TestServer, eventually, reason};
+use crate::harness::{TestServer, dialer, eventually, reason};
 use crate::member::{KeyFile, RawLink};
-use crate::peer::Peer;
+use crate::peer::{Peer, network};
 
 /// The limit that a refusal names.
 #[track_caller]
@@ -114,4 +116,40 @@ async fn a_peer_with_one_name_too_many_is_found_by_its_id() {
     assert_eq!((chat.peers.len(), chat.sampled), (2, false));
     let games = find(&server, "games").await;
     assert_eq!((games.peers.len(), games.sampled), (0, true), "and that one may be missing is told");
+}
+
+#[tokio::test]
+async fn a_flood_of_providers_is_sampled_and_does_not_hide_the_endorsed_one() {
+    const SERVICE: &str = "p2psb.discovery";
+    const BATCH: usize = 250;
+    let wall = SystemTime::now();
+    let day = Day::of(wall.into());
+    let kept = limits::SERVICE_PROVIDERS;
+    // One that is not among the chosen ones today.
+    let unlucky =
+        || Some(Peer::offering(SERVICE)).filter(|peer| rank(&peer.id(), day) > u64::MAX / 1000 * 999);
+    let endorsed = std::iter::repeat_with(unlucky).flatten().next().unwrap();
+    let key = KeyFile::new();
+    let endorse = format!("{SERVICE}={}", endorsed.id());
+    let (clock, _) = Clock::manual(wall);
+    let server = TestServer::start_at(clock, bridged(&key, |c| c.endorse = vec![endorse])).await;
+    endorsed.register(&server, 1).await.unwrap();
+    let service: ServiceName = SERVICE.parse().unwrap();
+    let locator = Locator::new(network(), &[server.pinned()], dialer());
+    let found = locator.find_by_service(&service).await.unwrap();
+    assert_eq!((found.peers.len(), found.sampled), (1, false));
+
+    let link = RawLink::dial(&Peer::new(), server.connection().await, Some(key.bytes())).await.unwrap();
+    let mut last = endorsed.id();
+    for _ in 0..kept.div_ceil(BATCH) + 1 {
+        let flood: Vec<Peer> = (0..BATCH).map(|_| Peer::offering(SERVICE)).collect();
+        last = flood[BATCH - 1].id();
+        link.records(flood.iter().map(|peer| peer.record(1).to_wire()).collect()).await;
+    }
+    eventually!("all of them are known", server.state(&last).await.is_some());
+    let found = find(&server, SERVICE).await;
+    assert_eq!((found.peers.len(), found.sampled), (kept, true));
+    assert!(!found.peers.contains(&endorsed.id()));
+    let usable = locator.endorsed(&service).await.unwrap();
+    assert_eq!(usable.iter().map(LocatedPeer::peer_id).collect::<Vec<_>>(), [endorsed.id()]);
 }
