@@ -20,7 +20,7 @@ pub mod session;
 pub mod tls;
 pub mod watch;
 
-pub use conn::{Connection, DialError, Dialer};
+pub use conn::{Connection, DialError, Dialer, resolve};
 pub use endpoint::Endpoint;
 pub use identity::{Identity, IdentityError};
 pub use locator::Locator;

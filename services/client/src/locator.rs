@@ -3,6 +3,8 @@
 //!
 //! Rendezvous are those of the configuration and those that they list. Endorsements count only from configured ones.
 
+mod endorsed;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use p2psb_proto::error::{self, Failure, Reason};
-use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
+use p2psb_proto::model::presence::LocatedPeer;
 use p2psb_proto::model::{NetworkId, PeerId, PeerRecord, ServiceName, Signed, UnixMillis, limits};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServiceClient;
@@ -95,6 +97,15 @@ pub struct Located {
     pub peer: LocatedPeer,
     /// The rendezvous whose answer this is.
     pub answered_by: Endpoint,
+}
+
+/// The providers of a service.
+#[derive(Clone, Debug, Default)]
+pub struct Providers {
+    /// Each once, in order of their ids.
+    pub peers: Vec<LocatedPeer>,
+    /// There may be more: some rendezvous does not keep them all.
+    pub sampled: bool,
 }
 
 /// A rendezvous as the locator sees it.
@@ -213,22 +224,23 @@ impl Locator {
         Ok(Located { peer: located, answered_by: endpoint.clone() })
     }
 
-    /// Every provider of `service` over all backbones, each once, in order of their ids. An error if nobody answered.
-    pub async fn find_by_service(&self, service: &ServiceName) -> Result<Vec<LocatedPeer>, LocateError> {
+    /// The providers of `service` over all backbones. An error if nobody answered.
+    pub async fn find_by_service(&self, service: &ServiceName) -> Result<Providers, LocateError> {
         self.refresh().await;
         let mut walks: FuturesUnordered<_> =
             self.backbones().into_iter().map(|members| self.find_in(members, service)).collect();
         let mut found: BTreeMap<PeerId, LocatedPeer> = BTreeMap::new();
-        let (mut answered, mut failures) = (false, Vec::new());
+        let (mut answered, mut sampled, mut failures) = (false, false, Vec::new());
         while let Some((answer, failed)) = walks.next().await {
             failures.extend(failed);
-            let peers = match answer {
+            let some = match answer {
                 Answer::None => continue,
-                Answer::Unknown(_) => Vec::new(),
-                Answer::Found(peers) => peers,
+                Answer::Unknown(_) => Providers::default(),
+                Answer::Found(providers) => providers,
             };
             answered = true;
-            for peer in peers {
+            sampled |= some.sampled;
+            for peer in some.peers {
                 let id = peer.peer_id();
                 if found.get(&id).is_none_or(|known| rank(&peer) > rank(known)) {
                     found.insert(id, peer);
@@ -236,7 +248,7 @@ impl Locator {
             }
         }
         if answered {
-            Ok(found.into_values().collect())
+            Ok(Providers { peers: found.into_values().collect(), sampled })
         } else {
             Err(LocateError::NoRendezvous { detail: shown(&failures) })
         }
@@ -246,9 +258,9 @@ impl Locator {
         &self,
         members: Vec<Endpoint>,
         service: &ServiceName,
-    ) -> (Answer<Vec<LocatedPeer>>, Vec<String>) {
+    ) -> (Answer<Providers>, Vec<String>) {
         let ask = |endpoint: Endpoint| async move {
-            let mut all = Vec::new();
+            let mut all = Providers::default();
             let mut page_token = String::new();
             for _ in 0..MAX_PAGES {
                 let request = wire::FindByServiceRequest {
@@ -262,13 +274,14 @@ impl Locator {
                     })
                     .await
                     .map_err(|s| format!("{}: {}", endpoint.url(), s.message()))?;
-                all.extend(page.peers.into_iter().filter_map(|p| self.offering(p, service)));
+                all.peers.extend(page.peers.into_iter().filter_map(|p| self.offering(p, service)));
+                all.sampled |= page.sampled;
                 if page.next_page_token.is_empty() {
                     break;
                 }
                 page_token = page.next_page_token;
             }
-            Ok((!all.is_empty()).then_some(all))
+            Ok((!all.peers.is_empty() || all.sampled).then_some(all))
         };
         hedged(members, ask).await
     }
@@ -282,16 +295,6 @@ impl Locator {
         let peer = LocatedPeer::try_from(wire).ok()?;
         let record = peer.record.value();
         (record.check(&self.network, now()).is_ok() && record.offers(service.as_str())).then_some(peer)
-    }
-
-    /// Providers of a reserved service that a configured rendezvous vouches for, online ones first.
-    pub async fn endorsed(&self, service: &ServiceName) -> Result<Vec<LocatedPeer>, LocateError> {
-        let mut providers = self.find_by_service(service).await?;
-        let vouchers: Vec<Signed<PeerRecord>> =
-            self.rendezvous().into_iter().filter(|r| r.configured).filter_map(|r| r.record).collect();
-        providers.retain(|p| vouchers.iter().any(|v| v.value().endorses(service.as_str(), &p.peer_id())));
-        providers.sort_by_key(|p| p.presence.state != PresenceState::Online);
-        Ok(providers)
     }
 
     /// All rendezvous as they were when last asked, configured ones first.

@@ -191,7 +191,8 @@ fn node(
         services: vec![own_service()?],
     };
     let id = identity.peer_id();
-    let capacity = Capacity { peers: config.limits.records, members: limits::MEMBERS };
+    let (records, services) = (config.limits.of_records(), config.limits.of_services());
+    let capacity = Capacity { records, services, members: limits::MEMBERS };
     let mut directory = Directory::new(id, config.timing, capacity);
     directory.knowledge_since = UnixMillis(config.clock.unix_millis());
     Ok(Node {

@@ -1,4 +1,5 @@
-//! What several backbones say of a peer, made one: the newest record, and the presence of where it is most alive.
+//! What several backbones say of a peer, made one: the newest record, and the presence of where it is most alive. What a backbone
+//! said before it was lost counts only where no other one says anything.
 
 use std::collections::HashMap;
 
@@ -26,15 +27,22 @@ enum Told {
 pub(super) struct Merge {
     views: HashMap<PeerId, HashMap<usize, View>>,
     told: HashMap<PeerId, Told>,
-    /// How far each backbone's stream has come; `None` before its first mark.
-    progress: Vec<Option<UnixMillis>>,
+    backbones: Vec<Backbone>,
+}
+
+#[derive(Debug, Default)]
+struct Backbone {
+    /// None of its rendezvous is followed now.
+    lost: bool,
+    /// How far its stream has come; `None` before its first mark.
+    progress: Option<UnixMillis>,
 }
 
 impl Merge {
     /// One more backbone is followed. Returns its number.
     pub(super) fn join(&mut self) -> usize {
-        self.progress.push(None);
-        self.progress.len() - 1
+        self.backbones.push(Backbone::default());
+        self.backbones.len() - 1
     }
 
     /// A backbone knows the peer.
@@ -53,9 +61,20 @@ impl Merge {
     }
 
     fn say(&mut self, backbone: usize, peer: PeerId, view: View) -> Option<WatchEvent> {
-        let views = self.views.entry(peer).or_default();
-        views.insert(backbone, view);
-        let event = best(peer, views.values());
+        self.views.entry(peer).or_default().insert(backbone, view);
+        if let Some(known) = self.backbones.get_mut(backbone) {
+            known.lost = false;
+        }
+        self.news(peer)
+    }
+
+    /// What is to be said of a peer, if it was not said already.
+    fn news(&mut self, peer: PeerId) -> Option<WatchEvent> {
+        let views = self.views.get(&peer)?;
+        let is_lost = |number: &usize| self.backbones.get(*number).is_some_and(|backbone| backbone.lost);
+        let all_lost = views.keys().all(is_lost);
+        let counts = views.iter().filter(|(number, _)| all_lost || !is_lost(number));
+        let event = best(peer, counts.map(|(_, view)| view));
         let told = match &event {
             WatchEvent::Is(found) => Told::Is {
                 seq: found.record.value().seq,
@@ -72,10 +91,21 @@ impl Merge {
         Some(event)
     }
 
-    /// A backbone told all up to here. All have, up to the least.
+    /// A backbone is out of reach. Returns what is believed differently without it.
+    pub(super) fn lost(&mut self, backbone: usize) -> Vec<WatchEvent> {
+        match self.backbones.get_mut(backbone) {
+            Some(known) if !known.lost => known.lost = true,
+            _ => return Vec::new(),
+        }
+        let peers: Vec<PeerId> = self.views.keys().copied().collect();
+        peers.into_iter().filter_map(|peer| self.news(peer)).collect()
+    }
+
+    /// A backbone told all up to here. All that are followed have, up to the least.
     pub(super) fn progress(&mut self, backbone: usize, as_of: UnixMillis) -> Option<UnixMillis> {
-        *self.progress.get_mut(backbone)? = Some(as_of);
-        self.progress.iter().copied().min().flatten()
+        let known = self.backbones.get_mut(backbone)?;
+        (known.progress, known.lost) = (Some(as_of), false);
+        self.backbones.iter().filter(|known| !known.lost).map(|known| known.progress).min().flatten()
     }
 }
 
@@ -169,6 +199,20 @@ mod tests {
         assert_eq!(shown(merge.gone(a, id, Some(UnixMillis(7)))), Some((2, Offline)));
         assert_eq!(shown(merge.gone(b, id, Some(UnixMillis(5)))), Some((7, Unspecified)));
         assert_eq!(shown(merge.gone(b, id, None)), None);
+    }
+
+    #[test]
+    fn a_lost_backbone_counts_only_where_no_other_speaks_until_it_is_back() {
+        use PresenceState::{Offline, Online};
+        let mut merge = Merge::default();
+        let (a, b) = (merge.join(), merge.join());
+        merge.is(a, peer(1, Online));
+        assert!(merge.lost(a).is_empty(), "nobody else knows better");
+        assert_eq!(shown(merge.is(b, peer(1, Offline))), Some((1, Offline)));
+        assert_eq!(shown(merge.is(a, peer(1, Online))), Some((1, Online)));
+        let without: Vec<_> = merge.lost(a).into_iter().map(|event| shown(Some(event))).collect();
+        assert_eq!(without, [Some((1, Offline))]);
+        assert_eq!(merge.progress(b, UnixMillis(9)), Some(UnixMillis(9)), "nobody waits for the lost one");
     }
 
     #[test]

@@ -114,14 +114,24 @@ async fn run(locator: Locator, watcher: Identity, peers: Vec<PeerId>, tell: mpsc
                 }
             }
             Some((backbone, one)) = heard.recv() => {
-                let event = match one {
-                    Heard::Is(peer) => merge.is(backbone, peer),
-                    Heard::Gone { peer, last_seen } => merge.gone(backbone, peer, last_seen),
-                    Heard::Progress(as_of) => merge.progress(backbone, as_of).map(WatchEvent::Progress),
-                    Heard::Lost { detail } => Some(WatchEvent::Lost { detail }),
+                let events = match one {
+                    Heard::Is(peer) => merge.is(backbone, peer).into_iter().collect(),
+                    Heard::Gone { peer, last_seen } => {
+                        merge.gone(backbone, peer, last_seen).into_iter().collect()
+                    }
+                    Heard::Progress(as_of) => {
+                        merge.progress(backbone, as_of).map(WatchEvent::Progress).into_iter().collect()
+                    }
+                    Heard::Lost { detail } => {
+                        let mut events = merge.lost(backbone);
+                        events.push(WatchEvent::Lost { detail });
+                        events
+                    }
                 };
-                if let Some(event) = event && tell.send(event).await.is_err() {
-                    return;
+                for event in events {
+                    if tell.send(event).await.is_err() {
+                        return;
+                    }
                 }
             }
         }

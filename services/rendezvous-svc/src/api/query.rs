@@ -46,6 +46,7 @@ pub(super) fn find_by_service(
     Ok(wire::FindByServiceResponse {
         peers: page.peers.iter().map(convert::located).collect::<Result<_, _>>()?,
         next_page_token: page.next.map(|next| next.to_token(service.as_str())).unwrap_or_default(),
+        sampled: page.sampled,
     })
 }
 

@@ -14,7 +14,6 @@ use crate::core::page::TokenInvalid;
 use crate::core::session::NotNewer;
 use crate::core::table::TableError;
 use crate::core::watch::TooManyWatched;
-use crate::records::TooOften;
 
 /// After how long a full server may have room again.
 const FULL_RETRY: Duration = Duration::from_secs(60);
@@ -37,9 +36,10 @@ impl From<TableError> for Failure {
                 attached(Self::new(Reason::RecordEquivocation, text), stored)
             }
             TableError::Expired { .. } => Self::new(Reason::RecordExpired, text),
-            TableError::Full { .. } => {
-                Self::new(Reason::LimitExceeded, text).with("limit", "limits.records").retry_after(FULL_RETRY)
+            TableError::TooOften { wait } => {
+                Self::new(Reason::LimitExceeded, text).with("limit", "record_changes").retry_after(wait)
             }
+            TableError::Full(reached) => reached.into(),
         }
     }
 }
@@ -53,14 +53,6 @@ impl From<LimitReached> for Failure {
 impl From<TooManyWatched> for Failure {
     fn from(error: TooManyWatched) -> Self {
         Self::new(Reason::LimitExceeded, error.to_string()).with("limit", "watched").retry_after(FULL_RETRY)
-    }
-}
-
-impl From<TooOften> for Failure {
-    fn from(error: TooOften) -> Self {
-        Self::new(Reason::LimitExceeded, error.to_string())
-            .with("limit", "record_changes")
-            .retry_after(error.retry_after)
     }
 }
 
@@ -148,7 +140,8 @@ mod tests {
     use tonic::Status;
 
     use super::*;
-    use crate::core::testing::{item, peer, record};
+    use crate::core::ledger::Bringer;
+    use crate::core::testing::{T0, item, peer, record, shares};
 
     fn status(error: impl Into<Failure>) -> Status {
         error.into().into_status()
@@ -157,9 +150,10 @@ mod tests {
     #[test]
     fn a_stale_record_is_answered_with_the_stored_one() {
         let statement = record(1, 7, &[]);
-        let mut table = crate::core::table::Table::new(9);
-        table.offer(item(&statement), crate::core::testing::T0).unwrap();
-        let error = table.offer(item(&record(1, 6, &[])), crate::core::testing::T0).unwrap_err();
+        let mut table = crate::core::table::Table::new(shares(9), shares(9));
+        let mut offer = |statement| table.offer(item(statement), Bringer::Peer(None), T0);
+        offer(&statement).unwrap();
+        let error = offer(&record(1, 6, &[])).unwrap_err();
         let status = status(error);
         assert_eq!(reason_of(&status), Some(Reason::RecordStale));
         assert_eq!(record_of(&status), Some(statement.to_wire()));
@@ -169,9 +163,9 @@ mod tests {
     #[test]
     fn every_limit_is_named_and_says_when_to_come_back() {
         for status in [
-            status(TableError::Full { limit: 1 }),
+            status(TableError::Full(LimitReached { limit: "limits.records", most: 1 })),
             status(LimitReached { limit: "limits.sessions", most: 1 }),
-            status(TooOften { retry_after: Duration::from_millis(300) }),
+            status(TableError::TooOften { wait: Duration::from_millis(300) }),
             status(LinkRefused::Full { limit: 1 }),
             status(TooManyWatched { limit: 1 }),
         ] {

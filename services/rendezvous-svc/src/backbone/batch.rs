@@ -148,7 +148,7 @@ fn with_algorithm(record: &SignedRecord) -> Vec<u8> {
 
 /// Returns whether the record was good, known before or not.
 fn merge(node: &Node, home: PeerId, record: SignedRecord, applied: &mut Applied) -> bool {
-    match node.merge(record, Some(home)) {
+    match node.merge(record, home) {
         Ok(Merged::Changed | Merged::Known) => true,
         Err(failure) => {
             applied.count(failure);

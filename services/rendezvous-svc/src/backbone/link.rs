@@ -66,7 +66,7 @@ impl Link {
         seq: u64,
         record: SignedRecord,
     ) -> Result<Self, Failure> {
-        node.merge(record, Some(peer))?;
+        node.merge(record, peer)?;
         let now = node.now().mono;
         let (ticket, mailbox) = {
             let mut directory = node.directory.write();

@@ -8,6 +8,7 @@ use p2psb_proto::model::presence::{Presence as Answer, PresenceSource, PresenceS
 use p2psb_proto::model::{PeerId, UnixMillis};
 
 use super::Now;
+use super::ledger::Shares;
 use super::members::Members;
 use super::page::{Cursor, Part};
 use super::presence::{Presence, View};
@@ -23,8 +24,11 @@ pub const UNKNOWN_RETRY: Duration = Duration::from_secs(30);
 /// How much may be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Peers with a record or withdrawal, statements of other homes, and peers remembered after they went: each.
-    pub peers: usize,
+    /// Peers with a record or withdrawal. As many statements of other homes may be known, and as many peers remembered after
+    /// they went.
+    pub records: Shares,
+    /// Names of services.
+    pub services: Shares,
     /// Members of the backbone.
     pub members: usize,
 }
@@ -80,6 +84,8 @@ pub struct Page {
     pub peers: Vec<Located>,
     /// Where the next page begins; `None` on the last one.
     pub next: Option<Cursor>,
+    /// There may be providers that no page names.
+    pub sampled: bool,
 }
 
 /// How large a page may be.
@@ -122,12 +128,13 @@ impl Directory {
     /// Knows nothing yet.
     #[must_use]
     pub fn new(own: PeerId, timing: Timing, capacity: Capacity) -> Self {
+        let (peers, _) = capacity.records.peers.total;
         Self {
             own,
             knowledge_since: UnixMillis::default(),
-            table: Table::new(capacity.peers),
-            sessions: Sessions::new(timing, capacity.peers),
-            presence: Presence::new(capacity.peers, timing.suspect_after()),
+            table: Table::new(capacity.records, capacity.services),
+            sessions: Sessions::new(timing, peers),
+            presence: Presence::new(peers, timing.suspect_after()),
             members: Members::new(own, capacity.members),
         }
     }
@@ -179,7 +186,7 @@ impl Directory {
                 (online == (part == Part::Online)).then_some((Cursor { part, after: peer }, entry))
             })
         };
-        let mut page = Page { peers: Vec::new(), next: None };
+        let mut page = Page { peers: Vec::new(), next: None, sampled: self.table.is_sampled(service) };
         let (mut bytes, mut last) = (0, None);
         for (cursor, entry) in part(Part::Online).chain(part(Part::Rest)) {
             bytes += entry.bytes().len() + LOCATED_OVERHEAD;
@@ -254,10 +261,11 @@ mod tests {
     use p2psb_proto::model::PeerStatement;
 
     use super::*;
+    use crate::core::ledger::Bringer;
     use crate::core::members::DialedBy;
     use crate::core::presence::Statement;
     use crate::core::session::Ending;
-    use crate::core::testing::{T0, Time, item, peer, record, withdrawal};
+    use crate::core::testing::{T0, Time, item, peer, record, shares, withdrawal};
 
     const OWN: u8 = 200;
     const MEMBER: u8 = 201;
@@ -266,11 +274,15 @@ mod tests {
 
     fn directory() -> Directory {
         let timing = Timing { heartbeat: Duration::from_secs(30), registration: Duration::from_secs(300) };
-        Directory::new(peer(OWN), timing, Capacity { peers: 1000, members: 10 })
+        Directory::new(
+            peer(OWN),
+            timing,
+            Capacity { records: shares(1000), services: shares(10), members: 10 },
+        )
     }
 
     fn know(directory: &mut Directory, statement: &PeerStatement) {
-        directory.table.offer(item(statement), T0).unwrap();
+        directory.table.offer(item(statement), Bringer::Peer(None), T0).unwrap();
     }
 
     #[test]

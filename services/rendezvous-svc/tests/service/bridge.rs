@@ -1,43 +1,17 @@
 //! The backbone: what one member knows, all know.
 
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use p2psb_proto::error::Reason;
 use p2psb_proto::model::presence::{PresenceSource, PresenceState};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_rendezvous_svc::Config;
-use p2psb_rendezvous_svc::backbone::trust::BridgeKey;
 use p2psb_runtime::Clock;
 
 use crate::harness::{TestServer, eventually, reason};
-use crate::member::RawLink;
+use crate::member::{Impostor, KeyFile, RawLink};
 use crate::peer::{Peer, now};
 use crate::watch::{Said, Watch};
-
-/// A bridge key in a file.
-struct KeyFile {
-    dir: tempfile::TempDir,
-}
-
-impl KeyFile {
-    fn new() -> Self {
-        let key = Self { dir: tempfile::tempdir().unwrap() };
-        BridgeKey::load_or_create(&key.path()).unwrap();
-        key
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("bridge.key")
-    }
-
-    fn bytes(&self) -> [u8; 32] {
-        let text = std::fs::read_to_string(self.path()).unwrap();
-        let mut key = [0; 32];
-        hex::decode_to_slice(text.lines().last().unwrap(), &mut key).unwrap();
-        key
-    }
-}
 
 fn member<'a>(key: &KeyFile, peers: impl IntoIterator<Item = &'a TestServer>) -> impl FnOnce(&mut Config) {
     let peers: Vec<_> = peers.into_iter().map(|server| server.endpoint.clone()).collect();
@@ -198,6 +172,26 @@ async fn members_that_name_each_other_and_themselves_end_up_with_one_link() {
     let a = a.restart().await;
     assert_eq!(a.server.as_ref().unwrap().addr(), addr);
     eventually!("they are linked", a.links().await == 1 && b.links().await == 1);
+}
+
+#[tokio::test]
+async fn who_claims_to_be_a_member_does_not_keep_it_from_being_dialed() {
+    let key = KeyFile::new();
+    let victim = TestServer::start(member(&key, [])).await;
+    let record = victim.locate(&victim.id).await.unwrap().record.to_wire();
+    let mut impostor = Impostor::of(victim.id, record.clone()).await;
+    let server = TestServer::start(|c| {
+        member(&key, [])(c);
+        c.bridge.peers = vec![impostor.endpoint.clone()];
+    })
+    .await;
+    impostor.lied.recv().await.unwrap();
+    impostor.lied.recv().await.unwrap();
+    assert_eq!(server.links().await, 0);
+    // Only now does it hear where the victim is.
+    let link = RawLink::dial(&Peer::new(), server.connection().await, Some(key.bytes())).await.unwrap();
+    link.send(wire::BridgeBatch { members: vec![record], ..wire::BridgeBatch::default() }).await;
+    eventually!("the victim is dialed", server.links().await == 2);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod bridge;
 mod harness;
+mod limits;
 mod member;
 mod peer;
 mod query;
