@@ -10,5 +10,6 @@ mod input;
 mod interrupted;
 mod liars;
 mod refusals;
+mod repair;
 mod sharing;
 mod stage;

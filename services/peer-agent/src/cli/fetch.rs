@@ -19,7 +19,7 @@ pub(super) struct Args {
     /// publisher/name[@requirement], or name[@requirement]; a requirement is written as in Cargo: ^1.2, =1.0.0
     #[arg(value_name = "REF")]
     reference: String,
-    /// The folder to make [default: ./name-version].
+    /// The folder to make, or to repair if it was fetched before [default: ./name-version].
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
 }
@@ -101,6 +101,7 @@ pub(super) fn what(now: &wire::FetchProgress) -> String {
             format!("looking for hosts of {}", now.reference)
         }
         wire::FetchState::Manifest => format!("reading the file list from {}…", host()),
+        wire::FetchState::Checking => "comparing what is there with the release".to_owned(),
         wire::FetchState::Chunks if now.host.is_empty() => "using what is on this disk".to_owned(),
         wire::FetchState::Chunks => format!("fetching from {}…", host()),
         wire::FetchState::Finishing => "moving into place".to_owned(),
@@ -118,8 +119,9 @@ fn show(result: &wire::FetchResult, output: &Output) {
         "total_size": result.total_size,
         "file_count": result.file_count,
         "bytes_fetched": result.bytes_fetched,
+        "files_repaired": result.files_repaired,
     });
-    let text = format!(
+    let mut text = format!(
         "fetched {}\n{} in {} into {}; {} came from other peers",
         result.reference,
         HumanBytes(result.total_size),
@@ -127,5 +129,9 @@ fn show(result: &wire::FetchResult, output: &Output) {
         result.target,
         HumanBytes(result.bytes_fetched),
     );
+    if result.files_repaired > 0 {
+        let repaired = counted(result.files_repaired, "file");
+        text.push_str(&format!("\nrepaired {repaired} that had been changed or removed there"));
+    }
     output.result(&object, &text);
 }

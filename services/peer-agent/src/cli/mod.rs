@@ -86,6 +86,8 @@ enum Verb {
         limit: u32,
     },
     /// Fetch a release: publisher/name[@requirement], or name[@requirement] when only one publisher has it.
+    ///
+    /// Into a folder that was fetched before, it restores what was changed or removed there; what was added stays.
     Fetch(fetch::Args),
     /// Show whom the agent is connected to, what it shares and what it fetches.
     Status,

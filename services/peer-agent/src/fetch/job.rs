@@ -134,6 +134,7 @@ impl Job {
             total_size: tree.total_size,
             file_count: tree.file_count,
             bytes_fetched: last.bytes_total.saturating_sub(last.bytes_local),
+            files_repaired: fetched.repaired,
         })
     }
 
@@ -285,6 +286,7 @@ async fn local(worker: &mut Worker) -> Result<bool, Failure> {
 const fn state_of(phase: Phase) -> wire::FetchState {
     match phase {
         Phase::Manifest => wire::FetchState::Manifest,
+        Phase::Checking => wire::FetchState::Checking,
         Phase::Chunks => wire::FetchState::Chunks,
         Phase::Ready => wire::FetchState::Finishing,
     }

@@ -11,7 +11,7 @@ use p2psb_proto::error::Failure;
 use p2psb_proto::model::Digest;
 use tokio::sync::{mpsc, watch};
 
-use crate::content::fetch::{Fetch, FetchError, FetchProgress, Fetched, Next, Phase};
+use crate::content::fetch::{Fetch, FetchError, FetchProgress, Fetched, Next, Phase, Start};
 use crate::core::outgoing::Arrived;
 use crate::failure::internal;
 use crate::store::Store;
@@ -72,7 +72,7 @@ impl Worker {
         let (answer, answers) = mpsc::channel(MAX_PENDING + 1);
         let (tell, progress) = watch::channel(UNKNOWN);
         let (opened, open) = tokio::sync::oneshot::channel();
-        let body = move || match Fetch::open(store, manifest, &target) {
+        let body = move || match Fetch::open(store, manifest, &target, Start::Asked) {
             Ok(fetch) => {
                 tell.send_replace(fetch.progress());
                 if opened.send(Ok(())).is_ok() {
