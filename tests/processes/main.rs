@@ -6,6 +6,7 @@
 mod commands;
 mod configuration;
 mod contract;
+mod disks;
 mod input;
 mod interrupted;
 mod liars;

@@ -1,6 +1,6 @@
 //! `fetch`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indicatif::HumanBytes;
 use p2psb_proto::error::{Failure, Reason};
@@ -70,6 +70,16 @@ pub(super) async fn run(mut daemon: Daemon, args: Args, output: &Output) -> Resu
     Ok(())
 }
 
+/// Gives up a fetch.
+pub(super) async fn cancel(mut daemon: Daemon, folder: &Path, output: &Output) -> Result<(), Problem> {
+    let target = paths::target(folder)?;
+    let request = wire::CancelFetchRequest { target: target.clone() };
+    daemon.cancel_fetch(request).await.map_err(|status| failed(&status))?;
+    output
+        .result(&json!({"event": "cancelled", "target": target}), &format!("gave up the fetch to {target}"));
+    Ok(())
+}
+
 fn tell(progress: &mut Progress, now: &wire::FetchProgress) {
     progress.tell(&object(now), &what(now), now.bytes_done, now.bytes_total);
 }
@@ -87,6 +97,8 @@ pub(super) fn object(now: &wire::FetchProgress) -> serde_json::Value {
         "files_total": now.files_total,
         "host": now.host,
         "waiting_for": now.waiting_for,
+        "reason": now.reason,
+        "error": now.error,
     })
 }
 
@@ -107,6 +119,7 @@ pub(super) fn what(now: &wire::FetchProgress) -> String {
         wire::FetchState::Finishing => "moving into place".to_owned(),
         wire::FetchState::Done => "done".to_owned(),
         wire::FetchState::Waiting => format!("waiting for {}", now.waiting_for),
+        wire::FetchState::Failed => format!("could not go on: {}", now.error),
     }
 }
 
