@@ -169,3 +169,41 @@ async fn a_fetch_without_hosts_is_shared_by_its_callers_and_given_up_for_all_of_
     assert_eq!(bob.cancel(&target).await, Some(Reason::FetchUnknown));
     stop(bob.server).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_that_can_not_go_on_answers_every_caller_and_can_be_given_up_at_any_moment() {
+    let (backbone, _index) = with_index().await;
+    let (mut alice, mut bob) = (Agent::start(&backbone, "alice").await, Agent::start(&backbone, "bob").await);
+    let input = content(&alice.folder).unwrap();
+    let reference = alice.publish(&input).await.reference;
+    // Nobody can make a folder there, whoever it is.
+    let target = Path::new("/proc/p2psb-test/target");
+    for round in 0..20 {
+        let first = ended(bob.begin(&reference, target).await).await.unwrap_err();
+        assert_eq!(reason_of(&first), Some(Reason::TargetUnwritable), "{first}");
+        let fetches = bob.status().await.fetches;
+        let [kept] = fetches.as_slice() else { panic!("round {round}: {fetches:?}") };
+        assert_eq!((kept.state(), kept.reason.as_str()), (wire::FetchState::Failed, "TARGET_UNWRITABLE"));
+
+        // Some join it while it is given up; whoever comes later begins anew.
+        let (mut again, mut giving_up) = (Vec::new(), bob.user.clone());
+        for _ in 0..3 {
+            again.push(tokio::spawn(ended(bob.begin(&reference, target).await)));
+        }
+        let request = wire::CancelFetchRequest { target: target.to_str().unwrap().to_owned() };
+        giving_up.cancel_fetch(request).await.unwrap();
+        for caller in again {
+            let told = tokio::time::timeout(Duration::from_secs(10), caller).await.unwrap().unwrap();
+            let reason = told.err().as_ref().and_then(reason_of);
+            assert!(
+                matches!(reason, Some(Reason::TargetUnwritable | Reason::Cancelled)),
+                "round {round}: {reason:?}"
+            );
+        }
+        let left = bob.cancel(target).await;
+        assert!(matches!(left, None | Some(Reason::FetchUnknown)), "round {round}: {left:?}");
+        assert!(bob.status().await.fetches.is_empty(), "round {round}");
+    }
+    stop(alice.server).await;
+    stop(bob.server).await;
+}

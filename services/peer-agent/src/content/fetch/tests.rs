@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
 use p2psb_proto::error::Reason;
@@ -626,22 +627,30 @@ fn trees() -> impl Strategy<Value = Vec<(String, Option<Vec<u8>>, bool)>> {
     prop::collection::vec((path, prop::option::of(content), any::<bool>()), 0..12)
 }
 
+/// Makes such a tree.
+fn grow(folder: &Path, tree: &[(String, Option<Vec<u8>>, bool)]) {
+    for (path, content, executable) in tree {
+        let path = folder.join(path);
+        // A file may be in the way of a folder: then it stays.
+        let Some(content) = content else {
+            drop(fs::create_dir_all(&path));
+            continue;
+        };
+        if fs::create_dir_all(path.parent().unwrap()).is_err() || path.is_dir() {
+            continue;
+        }
+        fs::write(&path, content).unwrap();
+        let mode = if *executable { 0o755 } else { 0o644 };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn any_tree_is_fetched_as_it_was_published(tree in trees(), kill in 0usize..40) {
-        let mut pair = Pair::new(|folder| {
-            for (path, content, executable) in &tree {
-                let path = folder.join(path);
-                // A file may be in the way of a folder: then it stays.
-                let Some(content) = content else { drop(fs::create_dir_all(&path)); continue };
-                if fs::create_dir_all(path.parent().unwrap()).is_err() || path.is_dir() { continue }
-                fs::write(&path, content).unwrap();
-                let mode = if *executable { 0o755 } else { 0o644 };
-                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            }
-        });
+        let mut pair = Pair::new(|folder| grow(folder, &tree));
         let mut fetch = pair.open("out").unwrap();
         drive(&mut fetch, &pair.serving(), kill).unwrap();
         fetch.kill();

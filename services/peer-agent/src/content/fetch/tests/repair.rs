@@ -295,3 +295,73 @@ fn a_full_disk_stops_a_repair_and_the_folder_stays_as_it_was() {
         assert_eq!(snapshot(&target), snapshot(&pair.host.path("one")));
     });
 }
+
+/// Does something bad to what stands at `path`, below no symlink.
+fn spoil(path: &Path, how: u8, outside: &Path) {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return };
+    let remove = || {
+        if metadata.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+    };
+    match how {
+        0 => remove(),
+        1 => {
+            remove();
+            symlink(outside, path).unwrap();
+        }
+        2 => {
+            remove();
+            fs::create_dir(path).unwrap();
+        }
+        3 => {
+            remove();
+            fs::write(path, b"spoilt").unwrap();
+        }
+        4 if metadata.is_file() => {
+            let mut bytes = fs::read(path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 1);
+            fs::write(path, bytes).unwrap();
+        }
+        5 if metadata.is_file() => {
+            let mode = metadata.permissions().mode() ^ 0o111;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        6 if metadata.is_file() => fs::File::options().append(true).open(path).unwrap().set_len(1).unwrap(),
+        _ if metadata.is_file() => {
+            fs::File::open(path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
+        _ => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_damage_to_any_tree_is_repaired(
+        tree in trees(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), 0u8..8), 0..6),
+        kill in 0usize..12,
+    ) {
+        let mut pair = Pair::new(|folder| grow(folder, &tree));
+        pair.fetch("out").unwrap();
+        write(&pair.guest.path("outside/precious"), b"x");
+        let out = pair.guest.path("out");
+        for (which, how) in damage {
+            let nodes: Vec<_> = snapshot(&out).into_keys().collect();
+            if !nodes.is_empty() {
+                let name = std::ffi::OsStr::from_bytes(which.get::<Vec<u8>>(&nodes));
+                spoil(&out.join(name), how, &pair.guest.path("outside"));
+            }
+        }
+        let mut fetch = pair.open("out").unwrap();
+        drive(&mut fetch, &pair.serving(), kill).unwrap();
+        fetch.kill();
+        pair.guest = pair.guest.restart();
+        pair.fetch("out").unwrap();
+        pair.assert_equal("out");
+        prop_assert_eq!(fs::read(pair.guest.path("outside/precious")).unwrap(), b"x");
+        only(&pair.guest, &["out", "outside"]);
+        prop_assert_eq!(pair.fetch("out").unwrap().repaired, 0);
+    }
+}
