@@ -160,6 +160,10 @@ reasons! {
     TargetUnwritable = "TARGET_UNWRITABLE" => FailedPrecondition,
     /// The disk is full.
     DiskFull = "DISK_FULL" => ResourceExhausted,
+    /// Nothing is being fetched to this folder.
+    FetchUnknown = "FETCH_UNKNOWN" => NotFound,
+    /// The user gave it up.
+    Cancelled = "CANCELLED" => Cancelled,
     /// A state file or database can't be used.
     StorageFailed = "STORAGE_FAILED" => Internal,
     /// The other end could not be reached.

@@ -6,10 +6,12 @@
 mod commands;
 mod configuration;
 mod contract;
+mod disks;
 mod forgeries;
 mod input;
 mod interrupted;
 mod liars;
 mod refusals;
+mod repair;
 mod sharing;
 mod stage;

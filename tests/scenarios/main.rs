@@ -4,6 +4,7 @@
 // A test fails loudly; its helpers may, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod agents;
 mod backbone;
 mod catalogue;
 mod discovery;

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use p2psb_client::Endpoint;
 use p2psb_client::config::NetworkConfig;
+use p2psb_client::{Endpoint, Identity};
 use p2psb_discovery_svc::config as discovery;
 use p2psb_discovery_svc::server::Server as Discovery;
 use p2psb_e2e::inside::{bind, endpoint};
@@ -63,6 +63,19 @@ async fn backbone(count: usize, bridge: bool) -> Backbone {
         backbone.servers.push(server);
     }
     backbone
+}
+
+/// One rendezvous, and an index that it endorses, so that agents use it.
+pub(crate) async fn with_index() -> (Backbone, Index) {
+    let mut backbone = backbone(0, false).await;
+    let id = Identity::load_or_create(&backbone.folder("index")).unwrap().peer_id();
+    let mut settings = rendezvous_settings(&backbone.folder("r0"));
+    settings.endorse = vec![format!("p2psb.package-index={id}")];
+    let server = bind::<Rendezvous>(settings).await.unwrap();
+    backbone.endpoints.push(endpoint(&server).unwrap());
+    backbone.servers.push(server);
+    let index = backbone.index().await;
+    (backbone, index)
 }
 
 impl Backbone {

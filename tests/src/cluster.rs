@@ -3,6 +3,7 @@
 //! Ports are chosen by the system and read from the logs; a service that is restarted listens where it did before.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
@@ -13,6 +14,7 @@ use toml::{Table, Value};
 
 use crate::agent::Agent;
 use crate::binaries::{Binaries, Program};
+use crate::disk::SmallDisk;
 use crate::process::Process;
 use crate::trouble::{Context as _, Result, Trouble};
 
@@ -365,6 +367,16 @@ impl Service {
         self.binary = binary;
         self.user = Some(user);
         give(&self.home, user)
+    }
+
+    /// Runs it from its next start on, and its command line from now on, where this disk is there.
+    pub fn run_on(&mut self, disk: &SmallDisk) -> Result<()> {
+        let script = self.home.join("on-small-disk");
+        std::fs::write(&script, disk.script(&self.binary)).context(script.display())?;
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&script, executable).context(script.display())?;
+        self.binary = script;
+        Ok(())
     }
 
     /// Its id, from its key.

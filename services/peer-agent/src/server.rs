@@ -319,7 +319,7 @@ async fn watch_sessions(sessions: Arc<SessionKeeper>, component: Component, stop
 async fn tell_problems(store: Arc<Store>, stop: CancellationToken) {
     loop {
         for problem in store.take_new_problems() {
-            tracing::warn!(path = %problem.path.display(), problem = problem.detail, "a shared file is not served any more; publish it again");
+            tracing::warn!(path = %problem.path.display(), problem = problem.detail, "a shared file is not served any more; publish or fetch it again");
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}

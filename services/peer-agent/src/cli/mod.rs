@@ -86,7 +86,16 @@ enum Verb {
         limit: u32,
     },
     /// Fetch a release: publisher/name[@requirement], or name[@requirement] when only one publisher has it.
+    ///
+    /// Into a folder that was fetched before, it restores what was changed or removed there; what was added stays. It goes on in the agent
+    /// when this command ends: when the disk was full, for instance, it is kept until there is room.
     Fetch(fetch::Args),
+    /// Give up a fetch that is not complete, and remove what it has so far.
+    Cancel {
+        /// The folder it goes to, as `status` shows it.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Show whom the agent is connected to, what it shares and what it fetches.
     Status,
     /// Show where a peer is.
@@ -192,6 +201,7 @@ fn ask(verb: Verb, data_dir: &std::path::Path, output: &Output) -> Result<ExitCo
         match verb {
             Verb::Publish(args) => publish::run(daemon, args, output).await.map(|()| true),
             Verb::Fetch(args) => fetch::run(daemon, args, output).await.map(|()| true),
+            Verb::Cancel { folder } => fetch::cancel(daemon, &folder, output).await.map(|()| true),
             Verb::Search { words, limit } => {
                 show::search(daemon, &words.join(" "), limit, output).await.map(|()| true)
             }
@@ -287,6 +297,7 @@ mod tests {
             &["locate", "peer1x"],
             &["id"],
             &["health"],
+            &["cancel", "there"],
             &["--config", "f.toml", "--check-config"],
         ] {
             assert!(parse(args).is_ok(), "{args:?}");
@@ -294,6 +305,7 @@ mod tests {
         for args in [
             &["publish"][..],
             &["fetch"],
+            &["cancel"],
             &["search"],
             &["locate"],
             &["init", "--rendezvous", "h"],
