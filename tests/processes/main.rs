@@ -7,6 +7,7 @@ mod commands;
 mod configuration;
 mod contract;
 mod forgeries;
+mod indexes;
 mod input;
 mod interrupted;
 mod liars;

@@ -326,6 +326,7 @@ impl Parts {
             indexes: self.indexes.clone(),
             store: Arc::clone(&self.store),
             identity: self.identity.clone(),
+            publisher: PublisherId::new(self.publisher_key.public()),
             network: self.config.network,
             clock: self.clock.clone(),
             changed: self.changed.clone(),
