@@ -11,6 +11,7 @@ use p2psb_client::tls::TlsError;
 use p2psb_client::{
     ClientAuth, Dialer, Identity, IdentityError, ServerTls, SessionConfig, SessionKeeper, incoming,
 };
+use p2psb_proto::error::Reason;
 use p2psb_proto::model::limits::MESSAGE_BYTES;
 use p2psb_proto::model::name::NameError;
 use p2psb_proto::model::peer::ServiceOffer;
@@ -68,6 +69,18 @@ pub enum StartError {
     Name(#[from] NameError),
 }
 
+impl StartError {
+    /// The stable reason.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Identity(_) | Self::Tls(_) | Self::Folder { .. } | Self::Store(_) => Reason::StorageFailed,
+            Self::Listen(_) => Reason::ListenFailed,
+            Self::Lost | Self::Api(_) | Self::Name(_) => Reason::Internal,
+        }
+    }
+}
+
 /// A running package index.
 pub struct Server {
     addr: SocketAddr,
@@ -118,6 +131,10 @@ impl Service for Server {
         let registered = tokio::spawn(register(sessions, status.component("rendezvous"), leave.clone()));
         let registered = AbortOnDropHandle::new(registered);
         Ok(Self { addr, peer_id: identity.peer_id(), running, catalogue, status, leave, registered })
+    }
+
+    fn reason(error: &StartError) -> &'static str {
+        error.reason().as_str()
     }
 
     fn addr(&self) -> SocketAddr {

@@ -12,6 +12,7 @@ use p2psb_client::{
     ClientAuth, Dialer, Identity, IdentityError, Locator, ServerTls, SessionConfig, SessionKeeper, TlsConfig,
     incoming,
 };
+use p2psb_proto::error::Reason;
 use p2psb_proto::model::peer::ServiceOffer;
 use p2psb_proto::model::{PublisherId, SecretKey, UnixMillis, limits};
 use p2psb_proto::wire::DESCRIPTORS;
@@ -66,7 +67,10 @@ pub enum StartError {
     /// The same.
     #[error(transparent)]
     Certificate(#[from] CertError),
-    /// A socket, or the control file.
+    /// A socket.
+    #[error("{0}")]
+    Listen(std::io::Error),
+    /// The control file.
     #[error("{0}")]
     Io(#[from] std::io::Error),
     /// The catalogue can't be used.
@@ -81,6 +85,24 @@ pub enum StartError {
     /// A name in the program is broken.
     #[error(transparent)]
     Name(#[from] p2psb_proto::model::name::NameError),
+}
+
+impl StartError {
+    /// The stable reason.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Lock(LockError::Taken(_)) => Reason::AgentRunning,
+            Self::Lock(LockError::Io { .. })
+            | Self::Identity(_)
+            | Self::Tls(_)
+            | Self::Certificate(_)
+            | Self::Io(_)
+            | Self::Store(_) => Reason::StorageFailed,
+            Self::Listen(_) => Reason::ListenFailed,
+            Self::Random(_) | Self::Api(_) | Self::Name(_) => Reason::Internal,
+        }
+    }
 }
 
 /// A running agent.
@@ -119,8 +141,8 @@ impl Server {
     /// Starts the agent; returns once both sockets listen.
     pub async fn bind(config: AgentConfig) -> Result<Self, StartError> {
         let lock = lock::take(&config.data_dir)?;
-        let (peer_listener, control_listener) =
-            (Listener::bind(config.listen)?, Listener::bind(config.control)?);
+        let listen = |addr| Listener::bind(addr).map_err(StartError::Listen);
+        let (peer_listener, control_listener) = (listen(config.listen)?, listen(config.control)?);
         let (addr, control_addr) = (peer_listener.addr(), control_listener.addr());
         let identity = Identity::load_or_create(&config.data_dir)?;
         let (status, drain) = (Status::new(), Drain::new());
@@ -385,6 +407,10 @@ impl Service for Server {
 
     async fn bind(config: AgentConfig) -> Result<Self, StartError> {
         Self::bind(config).await
+    }
+
+    fn reason(error: &StartError) -> &'static str {
+        error.reason().as_str()
     }
 
     fn addr(&self) -> SocketAddr {
