@@ -6,6 +6,7 @@ mod bridge;
 mod harness;
 mod member;
 mod peer;
+mod proofs;
 mod query;
 mod register;
 mod session;
