@@ -7,6 +7,7 @@
 mod backbone;
 mod catalogue;
 mod discovery;
+mod leases;
 mod registration;
 mod sessions;
 mod stage;
