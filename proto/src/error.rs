@@ -166,6 +166,10 @@ reasons! {
     Cancelled = "CANCELLED" => Cancelled,
     /// A state file or database can't be used.
     StorageFailed = "STORAGE_FAILED" => Internal,
+    /// A port can't be listened on: it is taken, or not this machine's.
+    ListenFailed = "LISTEN_FAILED" => Unavailable,
+    /// Another agent is running with the data folder.
+    AgentRunning = "AGENT_RUNNING" => AlreadyExists,
     /// The other end could not be reached.
     Unreachable = "UNREACHABLE" => Unavailable,
     /// A defect of the program.

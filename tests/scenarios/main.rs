@@ -8,6 +8,7 @@ mod agents;
 mod backbone;
 mod catalogue;
 mod discovery;
+mod leases;
 mod registration;
 mod sessions;
 mod stage;

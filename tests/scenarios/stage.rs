@@ -13,6 +13,7 @@ use p2psb_package_index_svc::config as index;
 use p2psb_package_index_svc::server::Server as Index;
 use p2psb_rendezvous_svc::config as rendezvous;
 use p2psb_rendezvous_svc::server::Server as Rendezvous;
+use p2psb_runtime::{Clock, Service as _, Settings as _};
 use tempfile::TempDir;
 
 /// A heartbeat that lets a test see a session being lost.
@@ -98,6 +99,11 @@ impl Backbone {
 
     /// A package index that registers at these rendezvous.
     pub(crate) async fn index(&self) -> Index {
+        self.index_at(Clock::system()).await
+    }
+
+    /// The same with a clock of its own.
+    pub(crate) async fn index_at(&self, clock: Clock) -> Index {
         let mut settings = index::Settings {
             listen: "127.0.0.1:0".parse().unwrap(),
             data_dir: self.folder("index"),
@@ -105,6 +111,8 @@ impl Backbone {
         };
         settings.rendezvous = self.endpoints.clone();
         settings.network.name = NETWORK.into();
-        bind::<Index>(settings).await.unwrap()
+        let mut meant = settings.meant().unwrap();
+        meant.clock = clock;
+        Index::bind(meant).await.unwrap()
     }
 }

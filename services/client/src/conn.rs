@@ -22,6 +22,7 @@ use p2psb_proto::model::PeerId;
 use p2psb_proto::model::proof::ChannelBinding;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
 use crate::endpoint::Endpoint;
@@ -300,6 +301,7 @@ struct Facts {
 pub struct Connection {
     send: http2::SendRequest<Body>,
     facts: Arc<Facts>,
+    ended: CancellationToken,
 }
 
 impl Connection {
@@ -319,12 +321,15 @@ impl Connection {
             .handshake(TokioIo::new(io))
             .await
             .map_err(|e| DialError::Handshake { endpoint: endpoint.url(), detail: e.to_string() })?;
+        let ended = CancellationToken::new();
+        let end = ended.clone().drop_guard();
         tokio::spawn(async move {
             if let Err(error) = driver.await {
                 tracing::debug!(%error, "connection ended");
             }
+            drop(end);
         });
-        Ok(Self { send, facts: Arc::new(facts) })
+        Ok(Self { send, facts: Arc::new(facts), ended })
     }
 
     /// What a generated client needs beside the connection: `Client::with_origin(connection.clone(), connection.origin())`.
@@ -360,7 +365,18 @@ impl Connection {
     /// The connection has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.send.is_closed()
+        self.send.is_closed() || self.ended.is_cancelled()
+    }
+
+    /// Resolves when the connection has ended.
+    pub async fn closed(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Whether this is the same connection, and not another one to the same end.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.facts, &other.facts)
     }
 }
 

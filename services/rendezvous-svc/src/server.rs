@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use p2psb_client::tls::TlsError;
 use p2psb_client::{ClientAuth, Dialer, Identity, IdentityError, ServerTls, incoming};
-use p2psb_proto::error::Failure;
+use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::name::NameError;
 use p2psb_proto::model::{Address, AddressKind, PeerId, Transport, UnixMillis, limits};
 use p2psb_proto::wire::DESCRIPTORS;
@@ -59,6 +59,19 @@ pub enum StartError {
     /// No randomness.
     #[error("{}", .0.message)]
     Random(Failure),
+}
+
+impl StartError {
+    /// The stable reason.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Identity(_) | Self::Tls(_) => Reason::StorageFailed,
+            Self::Listen(_) => Reason::ListenFailed,
+            Self::OwnRecord(_) => Reason::InvalidArgument,
+            Self::Api(_) | Self::Name(_) | Self::Random(_) => Reason::Internal,
+        }
+    }
 }
 
 /// Flags that stand for configuration keys.
@@ -159,6 +172,10 @@ impl Service for Server {
 
     async fn bind(config: ServerConfig) -> Result<Self, StartError> {
         Self::bind(config).await
+    }
+
+    fn reason(error: &StartError) -> &'static str {
+        error.reason().as_str()
     }
 
     fn addr(&self) -> SocketAddr {

@@ -182,9 +182,13 @@ fn dispatch(cli: Cli, output: &Output) -> Result<ExitCode, Problem> {
     };
     let loaded = load(&cli.common, cli.data_dir)?;
     let data_dir = loaded.value.data_dir()?;
+    let run = |loaded| {
+        let tell = |reason: &'static str, message: &str| output.refused(reason, message);
+        program::run_telling::<Server>(PROGRAM, &cli.common, loaded, &tell).into()
+    };
     match verb {
-        _ if only_config => Ok(program::run::<Server>(PROGRAM, &cli.common, loaded).into()),
-        None | Some(Verb::Run) => Ok(program::run::<Server>(PROGRAM, &cli.common, loaded).into()),
+        _ if only_config => Ok(run(loaded)),
+        None | Some(Verb::Run) => Ok(run(loaded)),
         Some(Verb::Id | Verb::Init { .. }) => init::show_ids(&data_dir, output).map(|()| ExitCode::SUCCESS),
         Some(verb) => ask(verb, &data_dir, output),
     }

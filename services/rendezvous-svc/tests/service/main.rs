@@ -7,6 +7,7 @@ mod harness;
 mod limits;
 mod member;
 mod peer;
+mod proofs;
 mod query;
 mod register;
 mod session;
