@@ -103,7 +103,7 @@ pub(crate) fn open<S: PeerService>(
         .max_decoding_message_size(limits::EXCHANGE_FRAME_BYTES)
         .max_encoding_message_size(limits::EXCHANGE_FRAME_BYTES);
     let api = Api::new(&[DESCRIPTORS]).add_service(service);
-    let running = serve(api, incoming(listener.into_inner(), tls), ServeOptions::default());
+    let running = serve(api, incoming(listener.into_stream(), tls), ServeOptions::default());
     let peer = Peer::start_as(identity, rendezvous, Vec::new(), Some(addr))?;
     Ok((peer, running.context("serving")?))
 }

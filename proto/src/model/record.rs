@@ -304,8 +304,27 @@ pub(crate) fn check_lifetime(
     Ok(())
 }
 
-/// The `seq` of a new record: `max(last + 1, Unix milliseconds)`.
+/// The `seq` of a new record: `max(last + 1, Unix milliseconds)`. A `last` that lies further ahead than clocks may differ was
+/// signed with a wrong clock: nobody accepts it, so it does not count, and the sequence begins anew from the clock.
 #[must_use]
 pub fn next_seq(last: u64, now: super::UnixMillis) -> u64 {
+    let believable = last <= now.plus(super::limits::CLOCK_SKEW).0;
+    let last = if believable { last } else { 0 };
     last.saturating_add(1).max(now.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{UnixMillis, limits};
+    use super::*;
+
+    #[test]
+    fn seq_follows_what_was_signed_unless_the_clock_was_wrong_then() {
+        let now = UnixMillis(1_000_000);
+        let ahead = now.plus(limits::CLOCK_SKEW).0;
+        for (last, next) in [(0, now.0), (now.0, now.0 + 1), (ahead, ahead + 1), (ahead + 1, now.0)] {
+            assert_eq!(next_seq(last, now), next, "after {last}");
+        }
+        assert_eq!(next_seq(u64::MAX, now), now.0);
+    }
 }

@@ -13,6 +13,7 @@ use p2psb_proto::wire::discovery::v1 as wire;
 use p2psb_proto::wire::discovery::v1::discovery_service_client::DiscoveryServiceClient;
 use p2psb_proto::wire::discovery::v1::discovery_service_server::{DiscoveryService, DiscoveryServiceServer};
 use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
 /// Answers with what it knows of the connection.
@@ -62,7 +63,7 @@ async fn server(mode: TlsMode, auth: ClientAuth) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let serve = tonic::transport::Server::builder().add_service(DiscoveryServiceServer::new(Mirror));
-    tokio::spawn(serve.serve_with_incoming(incoming(listener, tls)));
+    tokio::spawn(serve.serve_with_incoming(incoming(TcpListenerStream::new(listener), tls)));
     Server { addr, id: identity.peer_id(), dir }
 }
 

@@ -86,7 +86,7 @@ impl Service for Server {
         let status = options.status.clone();
         let routes = Routes::new(&[DESCRIPTORS])
             .add_service(DiscoveryServiceServer::new(Api { locator: locator.clone() }));
-        let running = serve(routes, incoming(listener.into_inner(), provider.tls.clone()), options)?;
+        let running = serve(routes, incoming(listener.into_stream(), provider.tls.clone()), options)?;
 
         let sessions = provider.register(Registration {
             network: config.network,

@@ -109,7 +109,7 @@ impl Service for Server {
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES);
         let routes = Routes::new(&[DESCRIPTORS]).add_service(service);
-        let running = serve(routes, incoming(listener.into_inner(), provider.tls.clone()), options)?;
+        let running = serve(routes, incoming(listener.into_stream(), provider.tls.clone()), options)?;
 
         let sessions = provider.register(Registration {
             network: config.network,

@@ -263,7 +263,7 @@ impl Parts {
         let options = ServeOptions { http2, status: status.clone(), drain: drain.clone() };
         let api =
             Api::new(&[DESCRIPTORS]).add_service(Peers::service(self.ends.clone(), gate, drain.clone()));
-        Ok(serve(api, incoming(listener.into_inner(), self.provider.tls.clone()), options)?)
+        Ok(serve(api, incoming(listener.into_stream(), self.provider.tls.clone()), options)?)
     }
 
     fn serve_control(

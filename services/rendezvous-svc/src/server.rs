@@ -130,7 +130,7 @@ impl Server {
                     .max_decoding_message_size(backbone::MESSAGE_BYTES)
                     .max_encoding_message_size(backbone::MESSAGE_BYTES),
             );
-        let running = serve(api, incoming(listener.into_inner(), tls), options)?;
+        let running = serve(api, incoming(listener.into_stream(), tls), options)?;
         let sweeping =
             sweeper::sweep(Arc::clone(&node), status.component("bridge"), config.bridge_peers.len());
         let tasks = [

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use p2psb_proto::model::peer::ServiceOffer;
-use p2psb_proto::model::{NetworkId, PeerId, PeerRecord, RecordError, Signed, UnixMillis, limits};
+use p2psb_proto::model::{NetworkId, PeerId, PeerRecord, RecordError, Signed, UnixMillis, limits, record};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -310,7 +310,7 @@ impl Shared {
 
     fn next_session_seq(&self) -> u64 {
         let mut state = self.state.lock();
-        state.last_session_seq = own::next_seq(state.last_session_seq, now());
+        state.last_session_seq = record::next_seq(state.last_session_seq, now());
         state.last_session_seq
     }
 

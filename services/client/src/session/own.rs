@@ -21,13 +21,6 @@ pub struct Reachability {
     pub advertise: Vec<Address>,
 }
 
-/// The `seq` after `last`. One that lies too far ahead was signed while the clock was wrong, and nobody can have accepted it: then the
-/// sequence begins anew from the clock.
-pub(crate) fn next_seq(last: u64, now: UnixMillis) -> u64 {
-    let believable = last <= now.plus(limits::CLOCK_SKEW).0;
-    record::next_seq(if believable { last } else { 0 }, now)
-}
-
 /// What a session shows of this peer's own addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
@@ -55,7 +48,7 @@ impl OwnRecord {
         key: &SecretKey,
         now: UnixMillis,
     ) -> Result<Signed<PeerRecord>, RecordError> {
-        let seq = next_seq(self.last_seq, now);
+        let seq = record::next_seq(self.last_seq, now);
         let record = PeerRecord {
             network: self.network,
             seq,

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use p2psb_proto::model::proof::{ChannelBinding, EXPORTER_LABEL};
 use p2psb_proto::model::{PeerId, Transport, limits};
 use rustls::client::danger::HandshakeSignatureValid;
@@ -17,7 +16,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, ServerC
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,8 +29,6 @@ use crate::identity::Identity;
 const HANDSHAKES: usize = 512;
 /// How many finished ones may wait to be taken.
 const BACKLOG: usize = 256;
-/// How long to pause when the process has no descriptors left.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// How a service's listener speaks, as written in its configuration.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
@@ -189,44 +186,45 @@ impl ClientCertVerifier for PeerVerifier {
     }
 }
 
-/// Accepts connections, with their handshakes beside each other and each within [`limits::HANDSHAKE`]. Ends when dropped.
+/// Shakes hands with everybody who connects, beside each other and each within [`limits::HANDSHAKE`]. Ends when dropped, or with
+/// `connections`, which is to pause by itself where accepting fails.
 pub fn incoming(
-    listener: TcpListener,
+    connections: impl Stream<Item = io::Result<TcpStream>> + Send + 'static,
     tls: ServerTls,
 ) -> impl Stream<Item = io::Result<ServerIo>> + Send + Unpin {
     let (sender, receiver) = mpsc::channel(BACKLOG);
-    tokio::spawn(accept_loop(listener, tls, sender));
+    tokio::spawn(shake_hands(connections, tls, sender));
     ReceiverStream::new(receiver)
 }
 
-async fn accept_loop(listener: TcpListener, tls: ServerTls, sender: mpsc::Sender<io::Result<ServerIo>>) {
+async fn shake_hands(
+    connections: impl Stream<Item = io::Result<TcpStream>>,
+    tls: ServerTls,
+    sender: mpsc::Sender<io::Result<ServerIo>>,
+) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut connections = std::pin::pin!(connections);
     loop {
         let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let next = tokio::select! {
+            next = connections.next() => next,
             () = sender.closed() => return,
         };
-        match accepted {
-            Ok((stream, remote_addr)) => {
-                let (tls, sender) = (tls.clone(), sender.clone());
-                tokio::spawn(async move {
-                    match tokio::time::timeout(limits::HANDSHAKE, ServerIo::accept(stream, remote_addr, &tls))
-                        .await
-                    {
-                        Ok(Ok(io)) => drop(sender.send(Ok(io)).await),
-                        Ok(Err(error)) => tracing::debug!(%remote_addr, %error, "handshake failed"),
-                        Err(_) => tracing::debug!(%remote_addr, "handshake timed out"),
-                    }
-                    drop(permit);
-                });
+        let Some(connection) = next else { return };
+        // One that is gone already has no address any more.
+        let Ok((remote_addr, stream)) = connection.and_then(|stream| Ok((stream.peer_addr()?, stream)))
+        else {
+            continue;
+        };
+        let (tls, sender) = (tls.clone(), sender.clone());
+        tokio::spawn(async move {
+            match tokio::time::timeout(limits::HANDSHAKE, ServerIo::accept(stream, remote_addr, &tls)).await {
+                Ok(Ok(io)) => drop(sender.send(Ok(io)).await),
+                Ok(Err(error)) => tracing::debug!(%remote_addr, %error, "handshake failed"),
+                Err(_) => tracing::debug!(%remote_addr, "handshake timed out"),
             }
-            Err(error) => {
-                // Out of descriptors, or a connection that died in the queue: go on in a moment.
-                tracing::warn!(%error, "accepting a connection failed");
-                tokio::time::sleep(EXHAUSTED_PAUSE).await;
-            }
-        }
+            drop(permit);
+        });
     }
 }
 

@@ -65,7 +65,7 @@ impl Host {
         let options =
             ServeOptions { http2: Http2Config::bulk(), drain: drain.clone(), ..ServeOptions::default() };
         let api = Api::new(&[DESCRIPTORS]).add_service(peers);
-        let running = serve(api, incoming(listener.into_inner(), tls), options).unwrap();
+        let running = serve(api, incoming(listener.into_stream(), tls), options).unwrap();
         Self { identity, addr, drain, gate, _running: running, _dir: dir }
     }
 

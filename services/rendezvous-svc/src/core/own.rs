@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use p2psb_proto::model::limits::CLOCK_SKEW;
 use p2psb_proto::model::peer::{Endorsement, ServiceOffer};
 use p2psb_proto::model::record::next_seq;
 use p2psb_proto::model::{Address, NetworkId, PeerRecord, ServiceName, UnixMillis};
@@ -26,13 +25,12 @@ pub struct OwnRecord {
 }
 
 impl OwnRecord {
-    /// The record to be signed now; `last` is the highest `seq` that anybody is known to hold. One
-    /// that lies further ahead than clocks may differ was signed with a wrong clock: nobody accepts it, and it does not count.
+    /// The record to be signed now; `last` is the highest `seq` that anybody is known to hold.
     #[must_use]
     pub fn next(&self, endorsements: Vec<Endorsement>, last: u64, now: UnixMillis) -> PeerRecord {
         PeerRecord {
             network: self.network,
-            seq: next_seq(if last > now.plus(CLOCK_SKEW).0 { 0 } else { last }, now),
+            seq: next_seq(last, now),
             issued: now,
             expires: now.plus(LIFETIME),
             addresses: self.addresses.clone(),
@@ -45,6 +43,8 @@ impl OwnRecord {
 
 #[cfg(test)]
 mod tests {
+    use p2psb_proto::model::limits::CLOCK_SKEW;
+
     use super::*;
     use crate::core::testing::{T0, network};
 
