@@ -126,9 +126,21 @@ impl Worker {
 
     /// Gives an order. Does not wait while [`Self::has_room`].
     pub async fn order(&mut self, order: Order) -> Result<(), Broken> {
-        self.orders.send(order).await.map_err(|_| internal("the fetching thread ended"))?;
+        if self.orders.send(order).await.is_err() {
+            return Err(self.last_word().await);
+        }
         self.pending += 1;
         Ok(())
+    }
+
+    /// Why the thread has ended: a failure that was not read yet, behind answers that were not.
+    async fn last_word(&mut self) -> Broken {
+        while let Some(answer) = self.answers.recv().await {
+            if let Err(broken) = answer {
+                return broken;
+            }
+        }
+        internal("the fetching thread ended").into()
     }
 
     /// The next answer. Only while one is pending.
