@@ -15,34 +15,57 @@ use tonic::transport::server::Connected;
 /// The HTTP/2 preface and the frame header of the first SETTINGS: what a client says first.
 const PREFACE_BYTES: usize = 24 + 9;
 
-/// Says that it can't write vectored, which makes small calls 1.7 × as fast (113 k against 65 k a
-/// second and core): HTTP/2 would send each payload of 256 bytes or more as a `writev` of its own,
-/// and gathers payloads below 1 KiB into one buffer, one system call and one TLS record otherwise.
-/// For bulk it makes no difference.
-#[derive(Debug)]
-pub struct Unvectored<IO>(pub IO);
+/// What is longer than this is not held back: there is enough of it for a system call.
+const GATHERED_BYTES: usize = 4 * 1024;
 
-impl<IO: AsyncRead + Unpin> AsyncRead for Unvectored<IO> {
+/// Gathers small answers: those of all calls that are ready go out in one write, one TLS record and one system call.
+///
+/// It does two things. It says that it can't write vectored: HTTP/2 would send each payload of 256 bytes or more as a `writev`
+/// of its own, and puts payloads below 1 KiB behind one another in one buffer otherwise. And before the first write after a
+/// flush it stands back once: the task of the connection goes to the end of the queue, so that calls which are ready add
+/// their answers. Without that each answer was written alone, because a woken connection runs before the other calls do.
+/// For bulk neither makes a difference.
+#[derive(Debug)]
+pub struct Gathered<IO> {
+    io: IO,
+    /// Since the last flush.
+    stood_back: bool,
+}
+
+impl<IO> Gathered<IO> {
+    /// A connection that gathers what is written to it.
+    pub const fn new(io: IO) -> Self {
+        Self { io, stood_back: false }
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Gathered<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Unvectored<IO> {
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Gathered<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        if buf.len() < GATHERED_BYTES && !std::mem::replace(&mut self.stood_back, true) {
+            // Who wakes itself runs again after all that wait already.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        self.stood_back = false;
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -59,18 +82,18 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Unvectored<IO> {
     }
 }
 
-impl<IO: Connected> Connected for Unvectored<IO> {
+impl<IO: Connected> Connected for Gathered<IO> {
     type ConnectInfo = IO::ConnectInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.0.connect_info()
+        self.io.connect_info()
     }
 }
 
 /// A connection of a server: cut when the server says so, or when the client says nothing at first;
-/// counted while it lives. Not vectored, see [`Unvectored`].
+/// counted while it lives. See [`Gathered`].
 pub(super) struct Guarded<IO> {
-    io: Unvectored<IO>,
+    io: Gathered<IO>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Until the client has said its first words.
     preface: Option<Preface>,
@@ -94,7 +117,7 @@ impl<IO> Guarded<IO> {
         gauge.increment(1.0);
         let preface = Preface { missing: PREFACE_BYTES, timeout: Box::pin(tokio::time::sleep(timeout)) };
         Self {
-            io: Unvectored(io),
+            io: Gathered::new(io),
             cut: Box::pin(cut.cancelled_owned()),
             preface: Some(preface),
             gauge,
@@ -169,5 +192,53 @@ impl<IO: Connected> Connected for Guarded<IO> {
 
     fn connect_info(&self) -> Self::ConnectInfo {
         self.io.connect_info()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    /// Counts how often it was woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes, and then flushes if told so. Returns whether it was written, and how often the task was woken.
+    fn write(io: &mut Gathered<Vec<u8>>, bytes: &[u8], then_flush: bool) -> (bool, usize) {
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        let written = Pin::new(&mut *io).poll_write(&mut cx, bytes);
+        if then_flush {
+            assert!(matches!(Pin::new(io).poll_flush(&mut cx), Poll::Ready(Ok(()))));
+        }
+        (matches!(written, Poll::Ready(Ok(n)) if n == bytes.len()), woken.0.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn a_small_write_stands_back_once_after_each_flush_and_wakes_itself() {
+        let mut io = Gathered::new(Vec::new());
+        for round in 1..=2 {
+            assert_eq!(write(&mut io, b"answer", false), (false, 1), "others may add theirs");
+            assert_eq!(write(&mut io, b"answers", false), (true, 0), "now all go out");
+            assert_eq!(write(&mut io, b"more", true), (true, 0), "until the flush there is no other pause");
+            assert_eq!(io.io.len(), round * b"answersmore".len());
+        }
+    }
+
+    #[test]
+    fn bulk_does_not_wait() {
+        let mut io = Gathered::new(Vec::new());
+        assert_eq!(write(&mut io, &[0; GATHERED_BYTES], true), (true, 0));
     }
 }

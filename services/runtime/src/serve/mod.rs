@@ -29,7 +29,7 @@ use tonic_health::server::{HealthReporter, HealthService};
 pub use api::{Api, ApiError};
 pub use drain::Drain;
 pub use http2::Http2Config;
-pub use io::Unvectored;
+pub use io::Gathered;
 pub use listener::{BACKLOG, Listener};
 
 use crate::status::{State, Status};
