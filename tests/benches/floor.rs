@@ -115,7 +115,7 @@ async fn run(plan: &Plan) -> Result<()> {
     let listener = Listener::bind(any).context("listening")?;
     announce(listener.addr())?;
     let connections =
-        incoming(listener.into_inner(), tls.context("preparing TLS")?).map(|io| io.map(Gathered::new));
+        incoming(listener.into_stream(), tls.context("preparing TLS")?).map(|io| io.map(Gathered::new));
     let server = Http2Config::default().server().add_service(bare).serve_with_incoming(connections);
     server.await.context("serving")
 }

@@ -27,7 +27,7 @@ const GET_CHALLENGE: &str = "/p2psb.rendezvous.v1.RendezvousService/GetChallenge
 const AMPLE: i64 = 2_000_000;
 
 /// Limits of a rendezvous that would end a measurement from one address.
-const LIMITS: [&str; 7] = [
+const LIMITS: [&str; 10] = [
     "limits.sessions",
     "limits.sessions_per_ip",
     "limits.sessions_per_prefix",
@@ -35,6 +35,9 @@ const LIMITS: [&str; 7] = [
     "limits.registrations_per_ip",
     "limits.registrations_per_prefix",
     "limits.records",
+    "limits.records_per_ip",
+    "limits.records_per_prefix",
+    "limits.records_per_member",
 ];
 
 /// The program `rendezvous-svc`, on the core of servers.
@@ -220,7 +223,7 @@ impl Caller for Registrations<'_> {
 }
 
 /// Drives all connections to the end of their calls, and gives them back.
-pub(super) async fn drive_all<'a, C: Caller>(wires: &mut [Wire], callers: Vec<C>) -> Result<Vec<C>> {
+pub(super) async fn drive_all<C: Caller>(wires: &mut [Wire], callers: Vec<C>) -> Result<Vec<C>> {
     let drives = wires.iter_mut().zip(callers).map(|(wire, mut caller)| async move {
         drive(wire, &mut caller, IN_FLIGHT).await?;
         Ok(caller)
