@@ -10,7 +10,8 @@ use prost_types::Any;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::wire::common::v1::SignedRecord;
+use crate::model::time::duration_to_wire;
+use crate::wire::common::v1::{ErrorFact, ItemError, SignedRecord};
 
 /// The domain of every `ErrorInfo` of p2pSB.
 pub const DOMAIN: &str = "p2psb";
@@ -91,8 +92,10 @@ reasons! {
     SessionReplaced = "SESSION_REPLACED" => Aborted,
     /// The peer was silent for too long.
     SessionLost = "SESSION_LOST" => DeadlineExceeded,
-    /// No valid record of this peer is known.
+    /// This peer was never seen.
     PeerUnknown = "PEER_UNKNOWN" => NotFound,
+    /// This peer was seen, but no record of it is valid any more.
+    PeerOffline = "PEER_OFFLINE" => NotFound,
     /// No rendezvous answered.
     NoRendezvous = "NO_RENDEZVOUS" => Unavailable,
     /// No endorsed provider of a service can be reached.
@@ -157,8 +160,16 @@ reasons! {
     TargetUnwritable = "TARGET_UNWRITABLE" => FailedPrecondition,
     /// The disk is full.
     DiskFull = "DISK_FULL" => ResourceExhausted,
+    /// Nothing is being fetched to this folder.
+    FetchUnknown = "FETCH_UNKNOWN" => NotFound,
+    /// The user gave it up.
+    Cancelled = "CANCELLED" => Cancelled,
     /// A state file or database can't be used.
     StorageFailed = "STORAGE_FAILED" => Internal,
+    /// A port can't be listened on: it is taken, or not this machine's.
+    ListenFailed = "LISTEN_FAILED" => Unavailable,
+    /// Another agent is running with the data folder.
+    AgentRunning = "AGENT_RUNNING" => AlreadyExists,
     /// The other end could not be reached.
     Unreachable = "UNREACHABLE" => Unavailable,
     /// A defect of the program.
@@ -228,6 +239,18 @@ impl Failure {
         match self.record {
             None => status,
             Some(record) => attach(&status, &record),
+        }
+    }
+}
+
+impl From<Failure> for ItemError {
+    /// As one item of a stream that goes on. An attached record does not fit in there.
+    fn from(failure: Failure) -> Self {
+        Self {
+            reason: failure.reason.as_str().to_owned(),
+            detail: failure.message,
+            retry_after: failure.retry_after.map(duration_to_wire),
+            facts: failure.metadata.into_iter().map(|(key, value)| ErrorFact { key, value }).collect(),
         }
     }
 }

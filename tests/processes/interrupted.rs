@@ -72,6 +72,30 @@ async fn an_agent_killed_in_the_middle_of_a_fetch_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_stopped_in_the_middle_of_a_fetch_goes_on_by_itself_when_it_runs_again() {
+    let Middle { mut cluster, silent, input, target, fetching, .. } = middle(1).await;
+    let bob = cluster.agent_service("bob").unwrap();
+    let status = bob.stop().await.unwrap().unwrap();
+    assert!(status.success(), "SIGTERM is obeyed in the middle of a fetch, too: {status}");
+    let told = fetching.await.unwrap().unwrap_err().to_string();
+    assert!(told.contains("69") && told.contains("DRAINING"), "{told}");
+    assert!(!target.exists());
+    let beside = target.with_extension("partial");
+    assert!(beside.is_dir(), "what was fetched is kept");
+    drop(silent);
+
+    let bob = cluster.agent_service("bob").unwrap();
+    bob.start().await.unwrap();
+    let bob = bob.cli();
+    eventually!("nobody asked again, and it is there", within Duration::from_secs(60), target.exists());
+    assert_same(&input, &target);
+    eventually!("nothing is left to do", {
+        bob.json(&["status"]).await.unwrap()["fetches"].as_array().unwrap().is_empty()
+    });
+    assert!(!beside.exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rendezvous_killed_in_the_middle_of_a_fetch_disturbs_nobody() {
     let Middle { mut cluster, silent, input, target, fetching, .. } = middle(3).await;
     cluster.rendezvous[0].kill().await.unwrap();

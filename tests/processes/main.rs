@@ -3,12 +3,18 @@
 // A test fails loudly; its helpers may, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod commandline;
 mod commands;
 mod configuration;
 mod contract;
+mod disks;
+mod forgeries;
+mod indexes;
 mod input;
 mod interrupted;
 mod liars;
 mod refusals;
+mod repair;
 mod sharing;
 mod stage;
+mod startup;

@@ -66,3 +66,22 @@ pub(crate) fn assert_nothing_at(target: &Path) {
         .collect();
     assert!(beside.is_empty(), "left beside the target: {beside:?}");
 }
+
+/// A command that must fail, typed both ways: for people with a text on standard error and nothing else, and for programs
+/// with one last object. Both name `named` and the reason; neither is a panic.
+pub(crate) async fn fails(cli: &Agent, args: &[&str], code: i32, reason: &str, named: &str) {
+    let said = cli.run(args).await.unwrap();
+    assert_eq!(said.code, code, "{args:?}: {}{}", said.out, said.err);
+    assert_eq!(said.out, "", "{args:?}: there is no result");
+    for needed in [named, reason] {
+        assert!(said.err.contains(needed), "{args:?}: {needed} is not in {}", said.err);
+    }
+    assert!(!said.err.contains("panicked"), "{args:?}: {}", said.err);
+
+    let said = cli.run(&[&["--json"], args].concat()).await.unwrap();
+    assert_eq!(said.code, code, "{args:?}: {}{}", said.out, said.err);
+    let last = said.last().unwrap();
+    assert_eq!((text(&last, "event"), text(&last, "reason")), ("error".into(), reason.into()), "{last}");
+    assert!(text(&last, "message").contains(named), "{args:?}: {named} is not in {last}");
+    assert!(said.objects().unwrap().iter().all(|o| o["event"].is_string()), "{args:?}: {}", said.out);
+}

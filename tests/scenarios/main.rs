@@ -4,9 +4,12 @@
 // A test fails loudly; its helpers may, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod agents;
 mod backbone;
 mod catalogue;
 mod discovery;
+mod leases;
 mod registration;
 mod sessions;
 mod stage;
+mod watching;

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use p2psb_client::Endpoint;
 use p2psb_client::config::NetworkConfig;
+use p2psb_client::{Endpoint, Identity};
 use p2psb_discovery_svc::config as discovery;
 use p2psb_discovery_svc::server::Server as Discovery;
 use p2psb_e2e::inside::{bind, endpoint};
@@ -13,6 +13,7 @@ use p2psb_package_index_svc::config as index;
 use p2psb_package_index_svc::server::Server as Index;
 use p2psb_rendezvous_svc::config as rendezvous;
 use p2psb_rendezvous_svc::server::Server as Rendezvous;
+use p2psb_runtime::{Clock, Service as _, Settings as _};
 use tempfile::TempDir;
 
 /// A heartbeat that lets a test see a session being lost.
@@ -65,6 +66,19 @@ async fn backbone(count: usize, bridge: bool) -> Backbone {
     backbone
 }
 
+/// One rendezvous, and an index that it endorses, so that agents use it.
+pub(crate) async fn with_index() -> (Backbone, Index) {
+    let mut backbone = backbone(0, false).await;
+    let id = Identity::load_or_create(&backbone.folder("index")).unwrap().peer_id();
+    let mut settings = rendezvous_settings(&backbone.folder("r0"));
+    settings.endorse = vec![format!("p2psb.package-index={id}")];
+    let server = bind::<Rendezvous>(settings).await.unwrap();
+    backbone.endpoints.push(endpoint(&server).unwrap());
+    backbone.servers.push(server);
+    let index = backbone.index().await;
+    (backbone, index)
+}
+
 impl Backbone {
     /// A folder for one more service.
     pub(crate) fn folder(&self, name: &str) -> std::path::PathBuf {
@@ -85,6 +99,11 @@ impl Backbone {
 
     /// A package index that registers at these rendezvous.
     pub(crate) async fn index(&self) -> Index {
+        self.index_at(Clock::system()).await
+    }
+
+    /// The same with a clock of its own.
+    pub(crate) async fn index_at(&self, clock: Clock) -> Index {
         let mut settings = index::Settings {
             listen: "127.0.0.1:0".parse().unwrap(),
             data_dir: self.folder("index"),
@@ -92,6 +111,8 @@ impl Backbone {
         };
         settings.rendezvous = self.endpoints.clone();
         settings.network.name = NETWORK.into();
-        bind::<Index>(settings).await.unwrap()
+        let mut meant = settings.meant().unwrap();
+        meant.clock = clock;
+        Index::bind(meant).await.unwrap()
     }
 }

@@ -19,6 +19,7 @@ pub struct Agent {
     config: PathBuf,
     patience: Duration,
     folder: Option<PathBuf>,
+    user: Option<u32>,
 }
 
 /// What a command said.
@@ -36,7 +37,7 @@ impl Agent {
     /// The command line `binary` with the configuration `config`.
     #[must_use]
     pub const fn new(binary: PathBuf, config: PathBuf) -> Self {
-        Self { binary, config, patience: PATIENCE, folder: None }
+        Self { binary, config, patience: PATIENCE, folder: None, user: None }
     }
 
     /// The same with another time that a command may take.
@@ -53,6 +54,13 @@ impl Agent {
         self
     }
 
+    /// The same, typed by another user.
+    #[must_use]
+    pub const fn by(mut self, user: u32) -> Self {
+        self.user = Some(user);
+        self
+    }
+
     /// The command as a person would type it.
     #[must_use]
     pub fn shown(&self, args: &str) -> String {
@@ -66,6 +74,9 @@ impl Agent {
         clean_environment(&mut command);
         if let Some(folder) = &self.folder {
             command.current_dir(folder);
+        }
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
         }
         command.stdin(std::process::Stdio::null()).kill_on_drop(true);
         let output = tokio::time::timeout(self.patience, command.output()).await;

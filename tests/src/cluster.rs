@@ -3,6 +3,7 @@
 //! Ports are chosen by the system and read from the logs; a service that is restarted listens where it did before.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
@@ -13,6 +14,7 @@ use toml::{Table, Value};
 
 use crate::agent::Agent;
 use crate::binaries::{Binaries, Program};
+use crate::disk::SmallDisk;
 use crate::process::Process;
 use crate::trouble::{Context as _, Result, Trouble};
 
@@ -26,7 +28,7 @@ pub struct Plan {
     rendezvous: usize,
     bridged: bool,
     discovery: bool,
-    index: bool,
+    indexes: usize,
     plaintext: bool,
     agents: Vec<String>,
 }
@@ -40,6 +42,8 @@ pub struct Cluster {
     pub discovery: Option<Service>,
     /// `index`, if planned.
     pub index: Option<Service>,
+    /// `index2` and further ones, if planned.
+    pub more_indexes: Vec<Service>,
     /// By the names of the plan.
     pub agents: Vec<Service>,
     binaries: Binaries,
@@ -73,7 +77,7 @@ impl Cluster {
             rendezvous: 1,
             bridged: true,
             discovery: true,
-            index: true,
+            indexes: 1,
             plaintext: false,
             agents: Vec::new(),
         }
@@ -125,7 +129,8 @@ impl Cluster {
 
     /// Every service, in the order in which they were started.
     pub fn services(&self) -> impl Iterator<Item = &Service> {
-        self.rendezvous.iter().chain(&self.discovery).chain(&self.index).chain(&self.agents)
+        let indexes = self.index.iter().chain(&self.more_indexes);
+        self.rendezvous.iter().chain(&self.discovery).chain(indexes).chain(&self.agents)
     }
 
     /// Stops everything in order: agents first, rendezvous last. Says what did not stop by itself.
@@ -133,7 +138,7 @@ impl Cluster {
         let (discovery, index) = (self.discovery.take(), self.index.take());
         let stages = [
             std::mem::take(&mut self.agents),
-            discovery.into_iter().chain(index).collect(),
+            discovery.into_iter().chain(index).chain(std::mem::take(&mut self.more_indexes)).collect(),
             std::mem::take(&mut self.rendezvous),
         ];
         let mut troubles = Vec::new();
@@ -193,7 +198,14 @@ impl Plan {
     #[must_use]
     pub fn bare(mut self) -> Self {
         self.discovery = false;
-        self.index = false;
+        self.indexes = 0;
+        self
+    }
+
+    /// So many package indexes, which know nothing of each other.
+    #[must_use]
+    pub fn indexes(mut self, count: usize) -> Self {
+        self.indexes = count;
         self
     }
 
@@ -221,6 +233,7 @@ impl Plan {
             rendezvous: Vec::new(),
             discovery: None,
             index: None,
+            more_indexes: Vec::new(),
             agents: Vec::new(),
             binaries,
             dir,
@@ -230,19 +243,23 @@ impl Plan {
             let service = self.rendezvous_service(&cluster, number);
             cluster.rendezvous.push(service.started().await?);
         }
-        let provider = |name, program| {
+        let provider = |name: &str, program| {
             let mut service = cluster.service(name, program);
             service.set("rendezvous", endpoints(&cluster.rendezvous));
             self.transport(&mut service);
             service
         };
         let discovery = self.discovery.then(|| provider("discovery", Program::Discovery));
-        let index = self.index.then(|| provider("index", Program::Index));
+        let indexes: Vec<_> = self.index_names().map(|name| provider(&name, Program::Index)).collect();
         if let Some(service) = discovery {
             cluster.discovery = Some(service.started().await?);
         }
-        if let Some(service) = index {
-            cluster.index = Some(service.started().await?);
+        for service in indexes {
+            let service = service.started().await?;
+            match cluster.index {
+                None => cluster.index = Some(service),
+                Some(_) => cluster.more_indexes.push(service),
+            }
         }
         for name in &self.agents {
             let agent = cluster.new_agent(name);
@@ -259,9 +276,9 @@ impl Plan {
         if self.discovery {
             args.push(format!("--provider=p2psb.discovery={dir}/discovery/data"));
         }
-        if self.index {
-            args.push(format!("--provider=p2psb.package-index={dir}/index/data"));
-        }
+        args.extend(
+            self.index_names().map(|name| format!("--provider=p2psb.package-index={dir}/{name}/data")),
+        );
         let mut command = tokio::process::Command::new(cluster.binaries.path(Program::Rendezvous));
         crate::process::clean_environment(&mut command);
         let output = command.args(&args).output().await.context("init-backbone")?;
@@ -269,6 +286,10 @@ impl Plan {
             return Ok(());
         }
         Err(Trouble::new(format!("init-backbone: {}", String::from_utf8_lossy(&output.stderr))))
+    }
+
+    fn index_names(&self) -> impl Iterator<Item = String> {
+        (1..=self.indexes).map(|n| if n == 1 { "index".to_owned() } else { format!("index{n}") })
     }
 
     fn transport(&self, service: &mut Service) {
@@ -372,6 +393,16 @@ impl Service {
         self.binary = binary;
         self.user = Some(user);
         give(&self.home, user)
+    }
+
+    /// Runs it from its next start on, and its command line from now on, where this disk is there.
+    pub fn run_on(&mut self, disk: &SmallDisk) -> Result<()> {
+        let script = self.home.join("on-small-disk");
+        std::fs::write(&script, disk.script(&self.binary)).context(script.display())?;
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&script, executable).context(script.display())?;
+        self.binary = script;
+        Ok(())
     }
 
     /// Its id, from its key.

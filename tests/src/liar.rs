@@ -64,20 +64,11 @@ impl Liar {
     /// A liar with sessions at `rendezvous`, in front of the honest host at `honest`.
     pub async fn start(lie: Lie, rendezvous: &[Endpoint], honest: Endpoint) -> Result<Self> {
         let identity = Identity::ephemeral().context("making a key")?;
-        let certificate = Certificate::ephemeral(&identity).context("a certificate")?;
-        let tls = ServerTls::new(certificate, ClientAuth::Required).context("TLS")?;
-        let listener = Listener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("listening")?;
-        let addr = listener.addr();
         let told = Arc::new(AtomicU64::new(0));
         let dialer = Dialer::new(Some(&identity), None).context("preparing TLS")?;
         let service = Between { lie, honest, dialer, me: identity.peer_id(), told: Arc::clone(&told) };
-        let service = PeerServiceServer::new(service)
-            .max_decoding_message_size(limits::EXCHANGE_FRAME_BYTES)
-            .max_encoding_message_size(limits::EXCHANGE_FRAME_BYTES);
-        let api = Api::new(&[DESCRIPTORS]).add_service(service);
-        let running = serve(api, incoming(listener.into_stream(), tls), ServeOptions::default());
-        let peer = Peer::start_as(identity, rendezvous, Vec::new(), Some(addr))?;
-        Ok(Self { peer, told, _running: running.context("serving")? })
+        let (peer, running) = open(identity, rendezvous, service)?;
+        Ok(Self { peer, told, _running: running })
     }
 
     /// The peer that lies.
@@ -94,21 +85,45 @@ impl Liar {
 
     /// Claims at an index that it hosts this content.
     pub async fn claim(&self, index: &Endpoint, manifest: Digest) -> Result<()> {
-        let (network, issued) = (network()?, now());
-        let claim = HostClaim { network, manifest, seq: issued.0, issued, withdrawn: false };
-        let lease = HostLease { network, seq: issued.0, issued, expires: issued.plus(LEASE) };
-        let request = AnnounceHostRequest {
-            lease: Some(sign(&lease, &self.peer.identity)?.to_wire()),
-            claims: vec![sign(&claim, &self.peer.identity)?.to_wire()],
-        };
-        let connection = self.peer.dial(index).await?;
-        let origin = connection.origin();
-        let mut client = PackageIndexServiceClient::with_origin(connection, origin);
-        let answer = client.announce_host(request).await.context("announcing")?.into_inner();
-        match answer.errors.into_iter().next() {
-            None => Ok(()),
-            Some(error) => Err(format!("the claim was refused: {} {}", error.reason, error.detail).into()),
-        }
+        claim(&self.peer, index, manifest).await
+    }
+}
+
+/// A peer with sessions at `rendezvous`, at which other peers reach this service.
+pub(crate) fn open<S: PeerService>(
+    identity: Identity,
+    rendezvous: &[Endpoint],
+    service: S,
+) -> Result<(Peer, Running)> {
+    let certificate = Certificate::ephemeral(&identity).context("a certificate")?;
+    let tls = ServerTls::new(certificate, ClientAuth::Required).context("TLS")?;
+    let listener = Listener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("listening")?;
+    let addr = listener.addr();
+    let service = PeerServiceServer::new(service)
+        .max_decoding_message_size(limits::EXCHANGE_FRAME_BYTES)
+        .max_encoding_message_size(limits::EXCHANGE_FRAME_BYTES);
+    let api = Api::new(&[DESCRIPTORS]).add_service(service);
+    let running = serve(api, incoming(listener.into_stream(), tls), ServeOptions::default());
+    let peer = Peer::start_as(identity, rendezvous, Vec::new(), Some(addr))?;
+    Ok((peer, running.context("serving")?))
+}
+
+/// Claims at an index that a peer hosts some content.
+pub(crate) async fn claim(peer: &Peer, index: &Endpoint, manifest: Digest) -> Result<()> {
+    let (network, issued) = (network()?, now());
+    let claim = HostClaim { network, manifest, seq: issued.0, issued, withdrawn: false };
+    let lease = HostLease { network, seq: issued.0, issued, expires: issued.plus(LEASE) };
+    let request = AnnounceHostRequest {
+        lease: Some(sign(&lease, &peer.identity)?.to_wire()),
+        claims: vec![sign(&claim, &peer.identity)?.to_wire()],
+    };
+    let connection = peer.dial(index).await?;
+    let origin = connection.origin();
+    let mut client = PackageIndexServiceClient::with_origin(connection, origin);
+    let answer = client.announce_host(request).await.context("announcing")?.into_inner();
+    match answer.errors.into_iter().next() {
+        None => Ok(()),
+        Some(error) => Err(format!("the claim was refused: {} {}", error.reason, error.detail).into()),
     }
 }
 

@@ -6,7 +6,9 @@
 pub mod agent;
 pub mod binaries;
 pub mod cluster;
+pub mod disk;
 pub mod eventually;
+pub mod forger;
 pub mod inside;
 pub mod liar;
 pub mod memory;
@@ -18,4 +20,5 @@ pub mod trouble;
 pub use agent::{Agent, Said};
 pub use binaries::{Binaries, Program};
 pub use cluster::{Cluster, Service};
+pub use disk::SmallDisk;
 pub use trouble::{Result, Trouble};

@@ -54,6 +54,17 @@ impl Peer {
         services: Vec<ServiceOffer>,
         listen: Option<SocketAddr>,
     ) -> Result<Self> {
+        Self::start_lasting(RECORD_TTL, identity, rendezvous, services, listen)
+    }
+
+    /// The same with another life of its records.
+    pub fn start_lasting(
+        record_ttl: Duration,
+        identity: Identity,
+        rendezvous: &[Endpoint],
+        services: Vec<ServiceOffer>,
+        listen: Option<SocketAddr>,
+    ) -> Result<Self> {
         let dialer = Dialer::new(Some(&identity), None).context("preparing TLS")?;
         let sessions = SessionKeeper::start(SessionConfig {
             network: network()?,
@@ -64,7 +75,7 @@ impl Peer {
             reachability: Reachability { listen, transport: Transport::Tls, advertise: Vec::new() },
             dialer: dialer.clone(),
             max_homes: 3,
-            record_ttl: RECORD_TTL,
+            record_ttl,
         });
         Ok(Self { identity, sessions, dialer })
     }

@@ -18,6 +18,8 @@ pub const ADDRESSES: usize = 16;
 pub const RELAY_ADDRESSES: usize = 4;
 /// Services in a peer record.
 pub const SERVICES: usize = 32;
+/// Providers of one service that a rendezvous keeps; then its answers are sampled.
+pub const SERVICE_PROVIDERS: usize = 10_000;
 /// Attributes of a service.
 pub const ATTRIBUTES: usize = 16;
 /// Bytes in an attribute's key.

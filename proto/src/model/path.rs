@@ -57,6 +57,16 @@ pub enum PathError {
         /// Its target, as shown.
         target: String,
     },
+    /// A symlink whose target goes up behind a name, which may be a symlink itself.
+    #[error(
+        "the symlink {link} leads to {target}: with \"..\" behind a name it may lead out of the package; point it there directly"
+    )]
+    Winds {
+        /// The link, as shown.
+        link: String,
+        /// Its target, as shown.
+        target: String,
+    },
 }
 
 impl PathError {
@@ -64,7 +74,7 @@ impl PathError {
     #[must_use]
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::Escapes { .. } => Reason::SymlinkEscapes,
+            Self::Escapes { .. } | Self::Winds { .. } => Reason::SymlinkEscapes,
             _ => Reason::PathInvalid,
         }
     }
@@ -171,8 +181,9 @@ impl fmt::Debug for PackagePath {
     }
 }
 
-/// Where a symlink of a package leads: relative, and inside when resolved against the folder of the link. Whether anything is there
-/// does not matter. Kept exactly as published.
+/// Where a symlink of a package leads: relative, and inside when resolved against the folder of the link, whatever other symlinks are
+/// on the way: "..", which leaves the folder that a symlink led to and not the one it lies in, comes only before every name. Whether
+/// anything is there does not matter. Kept exactly as published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkTarget(Box<str>);
 
@@ -192,13 +203,20 @@ impl LinkTarget {
         if target.starts_with('/') {
             return Err(escapes());
         }
-        let mut depth = link.parts().count() - 1;
+        // The folders above a link are directories of the package; what a name in its target is, only the disk will know.
+        let (mut depth, mut named, mut winds) = (link.parts().count() - 1, false, false);
         for part in target.split('/') {
             match part {
                 "" | "." => {}
-                ".." => depth = depth.checked_sub(1).ok_or_else(escapes)?,
-                _ => depth += 1,
+                ".." => {
+                    depth = depth.checked_sub(1).ok_or_else(escapes)?;
+                    winds |= named;
+                }
+                _ => (depth, named) = (depth + 1, true),
             }
+        }
+        if winds {
+            return Err(PathError::Winds { link: link.to_string(), target: shown(target) });
         }
         Ok(Self(target.into()))
     }
@@ -250,14 +268,9 @@ mod tests {
 
     #[test]
     fn links_may_lead_anywhere_inside() {
-        for (link, target) in [
-            ("a", "b"),
-            ("d/a", "../b"),
-            ("d/e/a", "../../b"),
-            ("a", "./b//c"),
-            ("d/a", "x/../../b"),
-            ("d/a", ".."),
-        ] {
+        for (link, target) in
+            [("a", "b"), ("d/a", "../b"), ("d/e/a", "../../b"), ("a", "./b//c"), ("d/a", "..")]
+        {
             assert_eq!(LinkTarget::parse(target, &path(link)).unwrap().as_str(), target);
         }
     }
@@ -271,6 +284,10 @@ mod tests {
             ("d/a", "../../b"),
             ("a", "b/../../a"),
             ("d/a", "../../d/b"),
+            // Inside if x is a directory; outside if it is a symlink to "..".
+            ("d/a", "x/../b"),
+            ("d/a", "../x/.."),
+            ("d/a", "x/../../b"),
         ] {
             let error = LinkTarget::parse(target, &path(link)).unwrap_err();
             assert_eq!(error.reason(), Reason::SymlinkEscapes, "{link} -> {target}");

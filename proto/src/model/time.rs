@@ -37,6 +37,12 @@ impl UnixMillis {
         Some(Self(seconds * 1000 + nanos / 1_000_000))
     }
 
+    /// Reads what [`Self`] shows: RFC 3339. `None` if it is something else, or outside 1970 to 9999.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::from_wire(&text.parse().ok()?)
+    }
+
     /// As a wire timestamp.
     #[must_use]
     pub fn to_wire(self) -> prost_types::Timestamp {

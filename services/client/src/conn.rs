@@ -22,6 +22,7 @@ use p2psb_proto::model::PeerId;
 use p2psb_proto::model::proof::ChannelBinding;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
 use crate::endpoint::Endpoint;
@@ -180,14 +181,29 @@ impl Dialer {
     /// As [`Self::dial`], for callers who then demand a live proof: an ordinary certificate is enough, also with a pin. One that proves
     /// another identity than the pinned one is refused all the same.
     pub async fn dial_unproven(&self, endpoint: &Endpoint) -> Result<Connection, DialError> {
-        match tokio::time::timeout(DIAL, self.dial_unbounded(endpoint)).await {
-            Ok(done) => done,
-            Err(_) => Err(DialError::Timeout { endpoint: endpoint.url() }),
-        }
+        within(endpoint, async {
+            let addresses = lookup(endpoint).await?;
+            self.dial_unbounded(endpoint, &addresses).await
+        })
+        .await
     }
 
-    async fn dial_unbounded(&self, endpoint: &Endpoint) -> Result<Connection, DialError> {
-        let stream = connect(endpoint).await?;
+    /// As [`Self::dial_unproven`], at exactly these addresses, as [`resolve`] found them: for callers who first look where the
+    /// name leads, since it may lead elsewhere a moment later.
+    pub async fn dial_unproven_at(
+        &self,
+        endpoint: &Endpoint,
+        addresses: &[SocketAddr],
+    ) -> Result<Connection, DialError> {
+        within(endpoint, self.dial_unbounded(endpoint, addresses)).await
+    }
+
+    async fn dial_unbounded(
+        &self,
+        endpoint: &Endpoint,
+        addresses: &[SocketAddr],
+    ) -> Result<Connection, DialError> {
+        let stream = connect(endpoint, addresses).await?;
         let failed = |e: io::Error| DialError::Connect { endpoint: endpoint.url(), source: e };
         stream.set_nodelay(true).map_err(failed)?;
         let local_addr = stream.local_addr().map_err(failed)?;
@@ -225,16 +241,36 @@ impl Dialer {
     }
 }
 
-/// The first address of the name to answer; each gets a head start before the next.
-async fn connect(endpoint: &Endpoint) -> Result<TcpStream, DialError> {
-    let resolved = tokio::net::lookup_host((endpoint.host(), endpoint.port()))
-        .await
-        .map_err(|source| DialError::Resolve { endpoint: endpoint.url(), source })?;
+/// Where an endpoint's name leads now: at most 8 addresses, in the order in which they are tried.
+pub async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, DialError> {
+    within(endpoint, lookup(endpoint)).await
+}
+
+/// Ends what takes longer than dialing may.
+async fn within<T>(
+    endpoint: &Endpoint,
+    step: impl Future<Output = Result<T, DialError>>,
+) -> Result<T, DialError> {
+    match tokio::time::timeout(DIAL, step).await {
+        Ok(done) => done,
+        Err(_) => Err(DialError::Timeout { endpoint: endpoint.url() }),
+    }
+}
+
+async fn lookup(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, DialError> {
+    let resolved = tokio::net::lookup_host((endpoint.host(), endpoint.port())).await;
+    let resolved = resolved.map_err(|source| DialError::Resolve { endpoint: endpoint.url(), source })?;
+    Ok(resolved.take(MAX_ADDRESSES).collect())
+}
+
+/// The first address to answer; each gets a head start before the next.
+async fn connect(endpoint: &Endpoint, addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
     let attempt = |(nth, addr): (usize, SocketAddr)| async move {
         tokio::time::sleep(HEAD_START.saturating_mul(u32::try_from(nth).unwrap_or(u32::MAX))).await;
         TcpStream::connect(addr).await
     };
-    let mut attempts: FuturesUnordered<_> = resolved.take(MAX_ADDRESSES).enumerate().map(attempt).collect();
+    let addresses = addresses.iter().copied().take(MAX_ADDRESSES);
+    let mut attempts: FuturesUnordered<_> = addresses.enumerate().map(attempt).collect();
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no addresses");
     while let Some(outcome) = attempts.next().await {
         match outcome {
@@ -265,6 +301,7 @@ struct Facts {
 pub struct Connection {
     send: http2::SendRequest<Body>,
     facts: Arc<Facts>,
+    ended: CancellationToken,
 }
 
 impl Connection {
@@ -284,12 +321,15 @@ impl Connection {
             .handshake(TokioIo::new(io))
             .await
             .map_err(|e| DialError::Handshake { endpoint: endpoint.url(), detail: e.to_string() })?;
+        let ended = CancellationToken::new();
+        let end = ended.clone().drop_guard();
         tokio::spawn(async move {
             if let Err(error) = driver.await {
                 tracing::debug!(%error, "connection ended");
             }
+            drop(end);
         });
-        Ok(Self { send, facts: Arc::new(facts) })
+        Ok(Self { send, facts: Arc::new(facts), ended })
     }
 
     /// What a generated client needs beside the connection: `Client::with_origin(connection.clone(), connection.origin())`.
@@ -325,7 +365,18 @@ impl Connection {
     /// The connection has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.send.is_closed()
+        self.send.is_closed() || self.ended.is_cancelled()
+    }
+
+    /// Resolves when the connection has ended.
+    pub async fn closed(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// Whether this is the same connection, and not another one to the same end.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.facts, &other.facts)
     }
 }
 

@@ -4,7 +4,7 @@
 //! - [`tls`]: certificates that carry the identity; the listener's side of TLS.
 //! - [`endpoint`], [`conn`]: dialing a server or a peer, so that it *is* who it should be.
 //! - [`session`]: keeps sessions with the rendezvous and the peer's record fresh.
-//! - [`locator`]: where a peer is, who provides a service.
+//! - [`locator`]: where a peer is, who provides a service; [`watch`]: following peers.
 //! - [`provider`]: the start of a program that provides a service.
 //! - [`config`]: the keys that the configurations of all programs share.
 
@@ -18,11 +18,14 @@ pub mod pool;
 pub mod provider;
 pub mod session;
 pub mod tls;
+pub mod watch;
 
-pub use conn::{Connection, DialError, Dialer};
+pub use conn::{Connection, DialError, Dialer, resolve};
 pub use endpoint::Endpoint;
 pub use identity::{Identity, IdentityError};
 pub use locator::Locator;
 pub use provider::{Provider, ProviderError, Registration};
 pub use session::{SessionConfig, SessionKeeper};
+pub use watch::{PresenceWatch, WatchEvent};
+
 pub use tls::{ClientAuth, ConnectInfo, ServerTls, TlsConfig, TlsMode, incoming};

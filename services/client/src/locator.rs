@@ -3,6 +3,8 @@
 //!
 //! Rendezvous are those of the configuration and those that they list. Endorsements count only from configured ones.
 
+mod endorsed;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +12,8 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use p2psb_proto::error::{self, Failure, Reason};
-use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
-use p2psb_proto::model::{NetworkId, PeerId, PeerRecord, ServiceName, Signed, limits};
+use p2psb_proto::model::presence::LocatedPeer;
+use p2psb_proto::model::{NetworkId, PeerId, PeerRecord, ServiceName, Signed, UnixMillis, limits};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServiceClient;
 use parking_lot::Mutex;
@@ -41,12 +43,20 @@ const MAX_PAGES: usize = 100;
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LocateError {
     /// Everyone who answered does not know the peer.
-    #[error(
-        "no rendezvous knows {peer}: it was never online here, left for good, or its record ran out ({asked} asked)"
-    )]
+    #[error("no rendezvous knows {peer}: it was never online here as far as they remember ({asked} asked)")]
     Unknown {
         /// Who was looked for.
         peer: PeerId,
+        /// How many rendezvous answered.
+        asked: usize,
+    },
+    /// It was seen, but nobody who answered has a valid record of it.
+    #[error("{peer} is offline, last seen at {last_seen}: it left, or its record ran out ({asked} asked)")]
+    Offline {
+        /// Who was looked for.
+        peer: PeerId,
+        /// The latest moment that anybody names.
+        last_seen: UnixMillis,
         /// How many rendezvous answered.
         asked: usize,
     },
@@ -64,6 +74,7 @@ impl LocateError {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Unknown { .. } => Reason::PeerUnknown,
+            Self::Offline { .. } => Reason::PeerOffline,
             Self::NoRendezvous { .. } => Reason::NoRendezvous,
         }
     }
@@ -71,7 +82,11 @@ impl LocateError {
 
 impl From<LocateError> for Failure {
     fn from(error: LocateError) -> Self {
-        Self::new(error.reason(), error.to_string())
+        let failure = Self::new(error.reason(), error.to_string());
+        match error {
+            LocateError::Offline { last_seen, .. } => failure.with("last_seen_time", last_seen),
+            LocateError::Unknown { .. } | LocateError::NoRendezvous { .. } => failure,
+        }
     }
 }
 
@@ -82,6 +97,15 @@ pub struct Located {
     pub peer: LocatedPeer,
     /// The rendezvous whose answer this is.
     pub answered_by: Endpoint,
+}
+
+/// The providers of a service.
+#[derive(Clone, Debug, Default)]
+pub struct Providers {
+    /// Each once, in order of their ids.
+    pub peers: Vec<LocatedPeer>,
+    /// There may be more: some rendezvous does not keep them all.
+    pub sampled: bool,
 }
 
 /// A rendezvous as the locator sees it.
@@ -118,7 +142,7 @@ pub struct Locator {
     known: Arc<Mutex<BTreeMap<Endpoint, Known>>>,
 }
 
-type Client = RendezvousServiceClient<Connection>;
+pub(crate) type Client = RendezvousServiceClient<Connection>;
 
 impl Locator {
     /// A locator that starts from these rendezvous.
@@ -131,8 +155,9 @@ impl Locator {
     /// Where `peer` is: of all backbones' answers the one with the newest record.
     pub async fn locate(&self, peer: &PeerId) -> Result<Located, LocateError> {
         self.refresh().await;
+        let seen = Mutex::new(None);
         let mut walks: FuturesUnordered<_> =
-            self.backbones().into_iter().map(|members| self.locate_in(members, *peer)).collect();
+            self.backbones().into_iter().map(|members| self.locate_in(members, *peer, &seen)).collect();
         let mut best: Option<Located> = None;
         let (mut asked, mut failures) = (0, Vec::new());
         while let Some((answer, failed)) = walks.next().await {
@@ -147,13 +172,22 @@ impl Locator {
         }
         match best {
             Some(found) => Ok(found),
-            None if asked > 0 => Err(LocateError::Unknown { peer: *peer, asked }),
+            None if asked > 0 => Err(match *seen.lock() {
+                Some(last_seen) => LocateError::Offline { peer: *peer, last_seen, asked },
+                None => LocateError::Unknown { peer: *peer, asked },
+            }),
             None => Err(LocateError::NoRendezvous { detail: shown(&failures) }),
         }
     }
 
-    /// Asks one backbone: its first rendezvous, and the next ones beside it when they fail or are slow.
-    async fn locate_in(&self, members: Vec<Endpoint>, peer: PeerId) -> (Answer<Located>, Vec<String>) {
+    /// Asks one backbone: its first rendezvous, and the next ones beside it when they fail or are slow. Of those that have seen the peer
+    /// but have no valid record of it, `seen` keeps the latest word.
+    async fn locate_in(
+        &self,
+        members: Vec<Endpoint>,
+        peer: PeerId,
+        seen: &Mutex<Option<UnixMillis>>,
+    ) -> (Answer<Located>, Vec<String>) {
         let ask = |endpoint: Endpoint| async move {
             let request = wire::LocateRequest { peer_id: peer.to_wire() };
             let answer = self
@@ -163,7 +197,11 @@ impl Locator {
                 .await;
             match answer {
                 Ok(answer) => self.believe(peer, answer, &endpoint).map(Some),
-                Err(s) if error::reason_of(&s) == Some(Reason::PeerUnknown) => Ok(None),
+                Err(s) if is_not_located(&s) => {
+                    let mut seen = seen.lock();
+                    *seen = (*seen).max(last_seen(&s));
+                    Ok(None)
+                }
                 Err(s) => Err(format!("{}: {}", endpoint.url(), s.message())),
             }
         };
@@ -186,22 +224,23 @@ impl Locator {
         Ok(Located { peer: located, answered_by: endpoint.clone() })
     }
 
-    /// Every provider of `service` over all backbones, each once, in order of their ids. An error if nobody answered.
-    pub async fn find_by_service(&self, service: &ServiceName) -> Result<Vec<LocatedPeer>, LocateError> {
+    /// The providers of `service` over all backbones. An error if nobody answered.
+    pub async fn find_by_service(&self, service: &ServiceName) -> Result<Providers, LocateError> {
         self.refresh().await;
         let mut walks: FuturesUnordered<_> =
             self.backbones().into_iter().map(|members| self.find_in(members, service)).collect();
         let mut found: BTreeMap<PeerId, LocatedPeer> = BTreeMap::new();
-        let (mut answered, mut failures) = (false, Vec::new());
+        let (mut answered, mut sampled, mut failures) = (false, false, Vec::new());
         while let Some((answer, failed)) = walks.next().await {
             failures.extend(failed);
-            let peers = match answer {
+            let some = match answer {
                 Answer::None => continue,
-                Answer::Unknown(_) => Vec::new(),
-                Answer::Found(peers) => peers,
+                Answer::Unknown(_) => Providers::default(),
+                Answer::Found(providers) => providers,
             };
             answered = true;
-            for peer in peers {
+            sampled |= some.sampled;
+            for peer in some.peers {
                 let id = peer.peer_id();
                 if found.get(&id).is_none_or(|known| rank(&peer) > rank(known)) {
                     found.insert(id, peer);
@@ -209,7 +248,7 @@ impl Locator {
             }
         }
         if answered {
-            Ok(found.into_values().collect())
+            Ok(Providers { peers: found.into_values().collect(), sampled })
         } else {
             Err(LocateError::NoRendezvous { detail: shown(&failures) })
         }
@@ -219,9 +258,9 @@ impl Locator {
         &self,
         members: Vec<Endpoint>,
         service: &ServiceName,
-    ) -> (Answer<Vec<LocatedPeer>>, Vec<String>) {
+    ) -> (Answer<Providers>, Vec<String>) {
         let ask = |endpoint: Endpoint| async move {
-            let mut all = Vec::new();
+            let mut all = Providers::default();
             let mut page_token = String::new();
             for _ in 0..MAX_PAGES {
                 let request = wire::FindByServiceRequest {
@@ -235,13 +274,14 @@ impl Locator {
                     })
                     .await
                     .map_err(|s| format!("{}: {}", endpoint.url(), s.message()))?;
-                all.extend(page.peers.into_iter().filter_map(|p| self.offering(p, service)));
+                all.peers.extend(page.peers.into_iter().filter_map(|p| self.offering(p, service)));
+                all.sampled |= page.sampled;
                 if page.next_page_token.is_empty() {
                     break;
                 }
                 page_token = page.next_page_token;
             }
-            Ok((!all.is_empty()).then_some(all))
+            Ok((!all.peers.is_empty() || all.sampled).then_some(all))
         };
         hedged(members, ask).await
     }
@@ -255,16 +295,6 @@ impl Locator {
         let peer = LocatedPeer::try_from(wire).ok()?;
         let record = peer.record.value();
         (record.check(&self.network, now()).is_ok() && record.offers(service.as_str())).then_some(peer)
-    }
-
-    /// Providers of a reserved service that a configured rendezvous vouches for, online ones first.
-    pub async fn endorsed(&self, service: &ServiceName) -> Result<Vec<LocatedPeer>, LocateError> {
-        let mut providers = self.find_by_service(service).await?;
-        let vouchers: Vec<Signed<PeerRecord>> =
-            self.rendezvous().into_iter().filter(|r| r.configured).filter_map(|r| r.record).collect();
-        providers.retain(|p| vouchers.iter().any(|v| v.value().endorses(service.as_str(), &p.peer_id())));
-        providers.sort_by_key(|p| p.presence.state != PresenceState::Online);
-        Ok(providers)
     }
 
     /// All rendezvous as they were when last asked, configured ones first.
@@ -344,18 +374,12 @@ impl Locator {
         call: impl AsyncFnOnce(Client) -> Result<T, Status>,
     ) -> Result<T, Status> {
         let start = Instant::now();
-        let bounded = tokio::time::timeout(CALL, async {
-            let connection =
-                self.pool.get_by(endpoint, async |dialer| self.dial(dialer, endpoint).await).await?;
-            let origin = connection.origin();
-            call(Client::with_origin(connection, origin).max_decoding_message_size(limits::MESSAGE_BYTES))
-                .await
-        });
+        let bounded = tokio::time::timeout(CALL, async { call(self.client(endpoint).await?).await });
         let answer = bounded
             .await
             .unwrap_or_else(|_| Err(Failure::new(Reason::Unreachable, "no answer within 5 s").into()));
         match &answer {
-            Err(status) if error::reason_of(status).is_none_or(|r| r != Reason::PeerUnknown) => {
+            Err(status) if !is_not_located(status) => {
                 self.failed(endpoint, status.message());
             }
             _ => {
@@ -368,6 +392,18 @@ impl Locator {
         answer
     }
 
+    /// A client of a rendezvous that is who it must be.
+    pub(crate) async fn client(&self, endpoint: &Endpoint) -> Result<Client, Status> {
+        let connection = self.pool.get_by(endpoint, async |dialer| self.dial(dialer, endpoint).await).await?;
+        let origin = connection.origin();
+        Ok(Client::with_origin(connection, origin).max_decoding_message_size(limits::MESSAGE_BYTES))
+    }
+
+    /// The community.
+    pub(crate) const fn network(&self) -> &NetworkId {
+        &self.network
+    }
+
     /// A pinned rendezvous must prove itself: by its certificate, or live.
     async fn dial(&self, dialer: &Dialer, endpoint: &Endpoint) -> Result<Connection, Status> {
         let connection = dialer.dial_unproven(endpoint).await?;
@@ -377,7 +413,8 @@ impl Locator {
         Ok(connection)
     }
 
-    fn failed(&self, endpoint: &Endpoint, why: &str) {
+    /// Notes that a rendezvous failed: others come first for a while.
+    pub(crate) fn failed(&self, endpoint: &Endpoint, why: &str) {
         if let Some(entry) = self.known.lock().get_mut(endpoint) {
             entry.status.error = Some(why.to_owned());
             entry.failed_at = Some(Instant::now());
@@ -385,7 +422,7 @@ impl Locator {
     }
 
     /// The rendezvous by backbone, in each the quickest first and those that failed lately last.
-    fn backbones(&self) -> Vec<Vec<Endpoint>> {
+    pub(crate) fn backbones(&self) -> Vec<Vec<Endpoint>> {
         let known = self.known.lock();
         let mut groups: Vec<(BTreeSet<PeerId>, Vec<&Known>)> = Vec::new();
         for entry in known.values() {
@@ -408,6 +445,14 @@ impl Locator {
                 members.into_iter().map(|k| k.status.endpoint.clone()).collect()
             })
             .collect()
+    }
+}
+
+impl Locator {
+    /// The rendezvous of the backbone that this one belongs to, the quickest first; itself, if it is known no more.
+    pub(crate) fn backbone_of(&self, endpoint: &Endpoint) -> Vec<Endpoint> {
+        let mine = self.backbones().into_iter().find(|members| members.contains(endpoint));
+        mine.unwrap_or_else(|| vec![endpoint.clone()])
     }
 }
 
@@ -458,6 +503,16 @@ enum Answer<T> {
 /// How many rendezvous of a backbone must not know something before that is believed: one may have restarted a moment ago, be cut
 /// off, or lie.
 const UNKNOWN_BY: usize = 2;
+
+/// Whether a rendezvous says that it has no valid record of the peer, which is an answer.
+fn is_not_located(status: &Status) -> bool {
+    matches!(error::reason_of(status), Some(Reason::PeerUnknown | Reason::PeerOffline))
+}
+
+/// When the peer was last seen, as far as a rendezvous says so; never in the future.
+fn last_seen(status: &Status) -> Option<UnixMillis> {
+    UnixMillis::parse(&error::fact_of(status, "last_seen_time")?).map(|seen| seen.min(now()))
+}
 
 /// Of two records the newer one counts.
 fn rank(peer: &LocatedPeer) -> (u64, p2psb_proto::model::Digest, u64) {

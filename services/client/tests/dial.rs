@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use p2psb_client::{
     ClientAuth, ConnectInfo, DialError, Dialer, Endpoint, Identity, ServerTls, TlsConfig, TlsMode, incoming,
+    resolve,
 };
 use p2psb_proto::model::PeerId;
 use p2psb_proto::wire::discovery::v1 as wire;
@@ -154,6 +155,19 @@ async fn a_certificate_is_kept_and_lies_beside_the_key() {
     let identity = Identity::load(server.dir.path()).unwrap();
     ServerTls::load(&TlsConfig::default(), &identity, server.dir.path(), ClientAuth::None).unwrap();
     assert_eq!(std::fs::read_to_string(server.dir.path().join("tls.pem")).unwrap(), pem);
+}
+
+#[tokio::test]
+async fn at_given_addresses_the_name_is_not_looked_up_again() {
+    let server = server(TlsMode::Identity, ClientAuth::None).await;
+    // A name that leads nowhere: dialing it works only at the address that is given.
+    let endpoint: Endpoint = format!("https://nobody.invalid:{}", server.addr.port()).parse().unwrap();
+    let endpoint = endpoint.pinned(server.id);
+    let connection = dialer().dial_unproven_at(&endpoint, &[server.addr]).await.unwrap();
+    assert_eq!((connection.server_id(), connection.remote_addr()), (Some(server.id), server.addr));
+    let error = dialer().dial_unproven_at(&endpoint, &[]).await.unwrap_err();
+    assert!(matches!(error, DialError::Connect { .. }), "{error}");
+    assert_eq!(resolve(&server.endpoint("https", None)).await.unwrap(), [server.addr]);
 }
 
 #[tokio::test]

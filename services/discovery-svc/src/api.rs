@@ -48,9 +48,9 @@ impl DiscoveryService for Api {
         let bytes_of = |p: &LocatedPeer| p.to_wire().encoded_len();
         let found = found.map_err(Refusal::from)?;
         let (peers, next_page_token) =
-            page(found, &request.page_token, size, bytes_of).map_err(Refusal::from)?;
+            page(found.peers, &request.page_token, size, bytes_of).map_err(Refusal::from)?;
         let peers = peers.iter().map(LocatedPeer::to_wire).collect();
-        Ok(Response::new(wire::FindByServiceResponse { peers, next_page_token }))
+        Ok(Response::new(wire::FindByServiceResponse { peers, next_page_token, sampled: found.sampled }))
     }
 
     async fn list_rendezvous(

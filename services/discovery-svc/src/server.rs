@@ -8,6 +8,7 @@ use p2psb_client::{
     ClientAuth, Identity, IdentityError, Locator, Provider, ProviderError, Registration, SessionKeeper,
     incoming,
 };
+use p2psb_proto::error::Reason;
 use p2psb_proto::model::name::NameError;
 use p2psb_proto::model::{PeerId, ServiceName};
 use p2psb_proto::wire::DESCRIPTORS;
@@ -38,6 +39,18 @@ pub enum StartError {
     /// A name that the code itself gives.
     #[error(transparent)]
     Name(#[from] NameError),
+}
+
+impl StartError {
+    /// The stable reason.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Provider(_) => Reason::StorageFailed,
+            Self::Listen { .. } => Reason::ListenFailed,
+            Self::Api(_) | Self::Name(_) => Reason::Internal,
+        }
+    }
 }
 
 /// A running discovery service.
@@ -85,6 +98,10 @@ impl Service for Server {
         });
         let refresh = AbortOnDropHandle::new(tokio::spawn(keep_fresh(locator, status.clone())));
         Ok(Self { addr, peer_id: provider.identity.peer_id(), running, sessions, status, _refresh: refresh })
+    }
+
+    fn reason(error: &StartError) -> &'static str {
+        error.reason().as_str()
     }
 
     fn addr(&self) -> SocketAddr {

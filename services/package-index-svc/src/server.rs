@@ -9,6 +9,7 @@ use p2psb_client::session::Unregistered;
 use p2psb_client::{
     ClientAuth, Identity, IdentityError, Provider, ProviderError, Registration, SessionKeeper, incoming,
 };
+use p2psb_proto::error::Reason;
 use p2psb_proto::model::limits::MESSAGE_BYTES;
 use p2psb_proto::model::name::NameError;
 use p2psb_proto::model::{PeerId, ServiceName};
@@ -55,6 +56,18 @@ pub enum StartError {
     /// A name that the code itself gives.
     #[error(transparent)]
     Name(#[from] NameError),
+}
+
+impl StartError {
+    /// The stable reason.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Provider(_) | Self::Folder { .. } | Self::Store(_) => Reason::StorageFailed,
+            Self::Listen(_) => Reason::ListenFailed,
+            Self::Lost | Self::Api(_) | Self::Name(_) => Reason::Internal,
+        }
+    }
 }
 
 /// A running package index.
@@ -111,6 +124,10 @@ impl Service for Server {
         let registered = AbortOnDropHandle::new(registered);
         let peer_id = provider.identity.peer_id();
         Ok(Self { addr, peer_id, running, catalogue, status, leave, registered })
+    }
+
+    fn reason(error: &StartError) -> &'static str {
+        error.reason().as_str()
     }
 
     fn addr(&self) -> SocketAddr {

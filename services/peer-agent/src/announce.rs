@@ -1,18 +1,21 @@
-//! Telling the indexes what this agent hosts: one lease, and a claim for everything that is complete.
+//! Telling the indexes what this agent hosts: one lease, and a claim for everything that is complete; and what it published, where
+//! that is not known.
 //!
-//! Promises: new content is claimed at once, what is gone is withdrawn; nothing is claimed that is not held; an index that is down is
-//! told when it is back.
+//! Promises: new content is claimed at once, what is gone is withdrawn; nothing is claimed that is not held; an index that is down, or
+//! comes back without what it knew, is told when it is back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
-use p2psb_client::Identity;
+use futures::future::{join_all, select_all};
+use p2psb_client::{Connection, Identity};
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::record::next_seq;
 use p2psb_proto::model::time::duration_from_wire;
-use p2psb_proto::model::{Digest, HostClaim, HostLease, NetworkId, PeerId, Signed, UnixMillis};
+use p2psb_proto::model::{
+    Digest, HostClaim, HostLease, NetworkId, PackageName, PeerId, PublisherId, Signed, UnixMillis,
+};
 use p2psb_proto::wire::common::v1::SignedRecord;
 use p2psb_proto::wire::package_index::v1 as wire;
 use p2psb_runtime::Clock;
@@ -29,6 +32,10 @@ use crate::store::{Holding, Store};
 const LOOK: Duration = Duration::from_secs(60);
 /// While no index can be reached, or one has not been told everything yet.
 const RETRY: Duration = Duration::from_secs(5);
+/// While one of several indexes can not be reached.
+const AWAY: Duration = Duration::from_secs(10);
+/// An index whose connection ended is dialed again after this: it may be starting anew, or close whatever is opened.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// Wakes the announcer: what is held has changed. Clones wake the same.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +56,8 @@ pub struct Announcer {
     pub store: Arc<Store>,
     /// Who tells.
     pub identity: Identity,
+    /// Whose packages are told: the own ones.
+    pub publisher: PublisherId,
     /// The community.
     pub network: NetworkId,
     /// The time.
@@ -61,13 +70,37 @@ pub struct Announcer {
 
 type Claims = BTreeMap<Digest, Signed<HostClaim>>;
 
+/// What is known between rounds.
+#[derive(Default)]
+struct Memory {
+    ledger: Ledger,
+    last_lease: u64,
+    /// Indexes that know all own packages, each by the connection over which it was seen to. Over another one it may be a life of that
+    /// index that knows nothing.
+    complete: HashMap<PeerId, Connection>,
+}
+
+impl Memory {
+    fn is_complete(&self, index: &Index) -> bool {
+        self.complete.get(&index.id).is_some_and(|met| met.is(&index.connection))
+    }
+
+    /// Resolves some time after a connection ended.
+    async fn lost(&self) {
+        if self.complete.is_empty() {
+            return std::future::pending().await;
+        }
+        select_all(self.complete.values().map(|connection| Box::pin(connection.closed()))).await;
+        tokio::time::sleep(SETTLE).await;
+    }
+}
+
 impl Announcer {
     /// Announces until it is told to stop.
     pub async fn run(self, stop: CancellationToken) {
-        let mut ledger = Ledger::default();
-        let mut last_lease = 0;
+        let mut memory = Memory::default();
         loop {
-            let pause = match self.round(&mut ledger, &mut last_lease).await {
+            let pause = match self.round(&mut memory).await {
                 Ok(pause) => {
                     self.component.ready();
                     pause
@@ -81,19 +114,54 @@ impl Announcer {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.changed.0.notified() => {}
+                () = memory.lost() => {}
                 () = stop.cancelled() => return,
             }
         }
     }
 
     /// Tells every index what it must be told; returns when to look again.
-    async fn round(&self, ledger: &mut Ledger, last_lease: &mut u64) -> Result<Duration, Failure> {
-        let mut claims = self.claims(Vec::new()).await?;
-        if claims.is_empty() {
+    async fn round(&self, memory: &mut Memory) -> Result<Duration, Failure> {
+        memory.complete.retain(|_, connection| !connection.is_closed());
+        let claims = self.claims(Vec::new()).await?;
+        let packages = self.packages().await?;
+        if claims.is_empty() && packages.is_empty() {
             return Ok(LOOK);
         }
         let indexes = self.indexes.connect().await?;
-        ledger.keep(&indexes.iter().map(|index| index.id).collect::<Vec<_>>());
+        let ids: Vec<PeerId> = indexes.iter().map(|index| index.id).collect();
+        memory.complete.retain(|index, _| ids.contains(index));
+        memory.ledger.keep(&ids);
+        let fresh: Vec<&Index> = indexes.iter().filter(|index| !memory.is_complete(index)).collect();
+        fresh.iter().for_each(|index| memory.ledger.doubt(&index.id));
+        self.announce(memory, &indexes, claims).await?;
+        self.complete(memory, &fresh, &packages).await;
+        let due = memory.ledger.next_at().map_or(LOOK, |at| at.saturating_duration_since(self.clock.now()));
+        let look = if indexes.len() < self.indexes.wanted() { AWAY } else { LOOK };
+        Ok(due.clamp(Duration::from_millis(100), look))
+    }
+
+    /// Gives indexes that are met anew what they lack of the own packages.
+    async fn complete(&self, memory: &mut Memory, fresh: &[&Index], packages: &[PackageName]) {
+        let given = fresh.iter().map(|index| self.indexes.complete(index, self.publisher, packages));
+        for (index, outcome) in fresh.iter().zip(join_all(given).await) {
+            match outcome {
+                Ok(()) => drop(memory.complete.insert(index.id, index.connection.clone())),
+                Err(failure) => {
+                    tracing::warn!(index = %index.id, reason = %failure.reason, error = %failure.message, "an index could not be given what it lacks");
+                }
+            }
+        }
+    }
+
+    /// Tells who hosts what.
+    async fn announce(
+        &self,
+        memory: &mut Memory,
+        indexes: &[Index],
+        mut claims: Claims,
+    ) -> Result<(), Failure> {
+        let Memory { ledger, last_lease, .. } = memory;
         // Each pass tells at most limits::ANNOUNCED_CLAIMS; an index that keeps asking is left for the next round.
         for _ in 0..=claims.len() / 100 + 2 {
             let now = self.clock.now();
@@ -118,9 +186,14 @@ impl Announcer {
                 claims = self.claims(stale).await?;
             }
         }
-        self.forget_withdrawn(ledger, &claims).await?;
-        let due = ledger.next_at().map_or(LOOK, |at| at.saturating_duration_since(self.clock.now()));
-        Ok(due.clamp(Duration::from_millis(100), LOOK))
+        self.forget_withdrawn(ledger, &claims).await
+    }
+
+    /// The own packages.
+    async fn packages(&self) -> Result<Vec<PackageName>, Failure> {
+        let (store, publisher) = (Arc::clone(&self.store), self.publisher);
+        let work = move || store.packages(&publisher).map_err(store_failed);
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(internal(error)))
     }
 
     /// What an index said; returns claims that must be signed anew.

@@ -10,6 +10,7 @@ use p2psb_client::{
     ClientAuth, Identity, IdentityError, Locator, Provider, ProviderError, Registration, SessionKeeper,
     TlsConfig, incoming,
 };
+use p2psb_proto::error::Reason;
 use p2psb_proto::model::{PublisherId, SecretKey, UnixMillis, limits};
 use p2psb_proto::wire::DESCRIPTORS;
 use p2psb_proto::wire::agent::v1::agent_service_server::AgentServiceServer;
@@ -56,7 +57,10 @@ pub enum StartError {
     /// The publisher's key can't be had.
     #[error(transparent)]
     PublisherKey(#[from] IdentityError),
-    /// A socket, or the control file.
+    /// A socket.
+    #[error("{0}")]
+    Listen(std::io::Error),
+    /// The control file.
     #[error("{0}")]
     Io(#[from] std::io::Error),
     /// The catalogue can't be used.
@@ -71,6 +75,23 @@ pub enum StartError {
     /// A name in the program is broken.
     #[error(transparent)]
     Name(#[from] p2psb_proto::model::name::NameError),
+}
+
+impl StartError {
+    /// The stable reason.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Lock(LockError::Taken(_)) => Reason::AgentRunning,
+            Self::Lock(LockError::Io { .. })
+            | Self::Provider(_)
+            | Self::PublisherKey(_)
+            | Self::Io(_)
+            | Self::Store(_) => Reason::StorageFailed,
+            Self::Listen(_) => Reason::ListenFailed,
+            Self::Random(_) | Self::Api(_) | Self::Name(_) => Reason::Internal,
+        }
+    }
 }
 
 /// A running agent.
@@ -131,8 +152,8 @@ impl Service for Server {
 
     async fn bind(config: AgentConfig) -> Result<Self, StartError> {
         let lock = lock::take(&config.data_dir)?;
-        let (peer_listener, control_listener) =
-            (Listener::bind(config.listen)?, Listener::bind(config.control)?);
+        let listen = |addr| Listener::bind(addr).map_err(StartError::Listen);
+        let (peer_listener, control_listener) = (listen(config.listen)?, listen(config.control)?);
         let (addr, control_addr) = (peer_listener.addr(), control_listener.addr());
         // Whoever dials a peer proves who it is, by its certificate.
         let auth = ClientAuth::Required;
@@ -172,6 +193,10 @@ impl Service for Server {
             published,
             _lock: lock,
         })
+    }
+
+    fn reason(error: &StartError) -> &'static str {
+        error.reason().as_str()
     }
 
     /// Where it listens for peers.
@@ -305,6 +330,7 @@ impl Parts {
             indexes: self.indexes.clone(),
             store: Arc::clone(&self.store),
             identity: self.provider.identity.clone(),
+            publisher: PublisherId::new(self.publisher_key.public()),
             network: self.config.network,
             clock: self.clock.clone(),
             changed: self.changed.clone(),
@@ -334,7 +360,7 @@ async fn watch_sessions(sessions: Arc<SessionKeeper>, component: Component, stop
 async fn tell_problems(store: Arc<Store>, stop: CancellationToken) {
     loop {
         for problem in store.take_new_problems() {
-            tracing::warn!(path = %problem.path.display(), problem = problem.detail, "a shared file is not served any more; publish it again");
+            tracing::warn!(path = %problem.path.display(), problem = problem.detail, "a shared file is not served any more; publish or fetch it again");
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}

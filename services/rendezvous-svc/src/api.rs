@@ -1,10 +1,12 @@
 //! The contract's services: decode, call, encode.
 
 mod bridge;
+mod locate_stream;
 mod query;
 mod register;
 mod rendezvous;
 pub(crate) mod status;
+mod watch;
 
 pub(crate) use bridge::Bridge;
 pub(crate) use rendezvous::Rendezvous;

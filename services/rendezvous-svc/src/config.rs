@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backbone::trust::{BridgeKey, Trust};
 use crate::core::admission::Limits;
+use crate::core::ledger::Shares;
 use crate::core::session::Timing;
 use crate::own_record::parse_endorsement;
 
@@ -148,8 +149,22 @@ pub struct LimitsConfig {
     pub registrations_per_ip: usize,
     /// Unary registrations from one prefix.
     pub registrations_per_prefix: usize,
-    /// Peers of whom a record is kept.
+    /// Peers of whom a record or withdrawal is kept, also after their sessions.
     pub records: usize,
+    /// Those brought by peers from one ip.
+    pub records_per_ip: usize,
+    /// Those brought by peers from one prefix.
+    pub records_per_prefix: usize,
+    /// Those brought by one member of the backbone.
+    pub records_per_member: usize,
+    /// Names of services that are known.
+    pub services: usize,
+    /// Those brought by peers from one ip.
+    pub services_per_ip: usize,
+    /// Those brought by peers from one prefix.
+    pub services_per_prefix: usize,
+    /// Those brought by one member of the backbone.
+    pub services_per_member: usize,
 }
 
 impl Default for LimitsConfig {
@@ -162,6 +177,13 @@ impl Default for LimitsConfig {
             registrations_per_ip: 1024,
             registrations_per_prefix: 8192,
             records: 1_000_000,
+            records_per_ip: 4096,
+            records_per_prefix: 16_384,
+            records_per_member: 500_000,
+            services: 100_000,
+            services_per_ip: 1024,
+            services_per_prefix: 4096,
+            services_per_member: 50_000,
         }
     }
 }
@@ -176,6 +198,13 @@ impl LimitsConfig {
             ("registrations_per_ip", self.registrations_per_ip),
             ("registrations_per_prefix", self.registrations_per_prefix),
             ("records", self.records),
+            ("records_per_ip", self.records_per_ip),
+            ("records_per_prefix", self.records_per_prefix),
+            ("records_per_member", self.records_per_member),
+            ("services", self.services),
+            ("services_per_ip", self.services_per_ip),
+            ("services_per_prefix", self.services_per_prefix),
+            ("services_per_member", self.services_per_member),
         ] {
             if value == 0 {
                 return Err(ConfigError::value(format!("limits.{key}"), "must be at least 1"));
@@ -201,6 +230,34 @@ impl LimitsConfig {
             total: (self.registrations, "limits.registrations"),
             per_ip: (self.registrations_per_ip, "limits.registrations_per_ip"),
             per_prefix: (self.registrations_per_prefix, "limits.registrations_per_prefix"),
+        }
+    }
+}
+
+impl LimitsConfig {
+    /// Of records.
+    #[must_use]
+    pub const fn of_records(&self) -> Shares {
+        Shares {
+            peers: Limits {
+                total: (self.records, "limits.records"),
+                per_ip: (self.records_per_ip, "limits.records_per_ip"),
+                per_prefix: (self.records_per_prefix, "limits.records_per_prefix"),
+            },
+            per_member: (self.records_per_member, "limits.records_per_member"),
+        }
+    }
+
+    /// Of names of services.
+    #[must_use]
+    pub const fn of_services(&self) -> Shares {
+        Shares {
+            peers: Limits {
+                total: (self.services, "limits.services"),
+                per_ip: (self.services_per_ip, "limits.services_per_ip"),
+                per_prefix: (self.services_per_prefix, "limits.services_per_prefix"),
+            },
+            per_member: (self.services_per_member, "limits.services_per_member"),
         }
     }
 }

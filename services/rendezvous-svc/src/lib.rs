@@ -17,6 +17,7 @@ mod records;
 pub mod server;
 mod sessions;
 mod sweeper;
+mod watching;
 
 pub use config::{Config, ServerConfig};
 pub use server::Server;

@@ -32,6 +32,8 @@ pub(crate) const SOFTWARE: &str = concat!("rendezvous-svc/", env!("CARGO_PKG_VER
 pub(crate) struct Node {
     pub(crate) id: PeerId,
     pub(crate) network: NetworkId,
+    /// Names this life of the server.
+    pub(crate) epoch: u64,
     pub(crate) identity: Identity,
     pub(crate) clock: Clock,
     /// A proxy hides who calls.
@@ -41,6 +43,8 @@ pub(crate) struct Node {
     pub(crate) sessions: Mutex<Admission>,
     /// How many unary registrations, and from where.
     pub(crate) registrations: Mutex<Admission>,
+    /// How many watches, and from where.
+    pub(crate) watches: Mutex<Admission>,
     pub(crate) challenges: Challenges,
     /// The streams of live sessions, to be told that they are replaced.
     pub(crate) streams: Mutex<HashMap<Ticket, CancellationToken>>,

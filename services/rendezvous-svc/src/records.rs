@@ -1,5 +1,6 @@
 //! Statements on their way in: verified outside every lock, then put into the table, then told to the backbone.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use p2psb_proto::error::Failure;
@@ -8,15 +9,9 @@ use p2psb_proto::wire::common::v1::SignedRecord;
 use prost::Message as _;
 
 use crate::convert;
+use crate::core::ledger::Bringer;
 use crate::core::table::{Merged, TableError};
 use crate::node::Node;
-
-/// A peer changes its record too often.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a peer may change its record once a second; try again in {retry_after:?}")]
-pub(crate) struct TooOften {
-    pub(crate) retry_after: Duration,
-}
 
 impl Node {
     /// Verifies a statement, and that it counts here and now.
@@ -26,16 +21,20 @@ impl Node {
         Ok(statement)
     }
 
-    /// Takes a verified statement from its peer.
-    pub(crate) fn offer(&self, statement: &PeerStatement) -> Result<Merged, TableError> {
+    /// Takes a verified statement from its peer, which is there.
+    pub(crate) fn offer(
+        &self,
+        statement: &PeerStatement,
+        from: Option<IpAddr>,
+    ) -> Result<Merged, TableError> {
         let item = convert::item(statement);
-        let merged = self.directory.write().table.offer(item, self.now().wall);
+        let merged = self.directory.write().table.offer(item, Bringer::Peer(from), self.now().wall);
         self.account(&statement.peer_id(), None, &merged);
         merged
     }
 
     /// Takes a record from a member, unless it is known; it need not be that member's own.
-    pub(crate) fn merge(&self, record: SignedRecord, from: Option<PeerId>) -> Result<Merged, Failure> {
+    pub(crate) fn merge(&self, record: SignedRecord, from: PeerId) -> Result<Merged, Failure> {
         let encoded = record.encode_to_vec();
         let claimed = <[u8; 32]>::try_from(record.key.as_ref()).ok();
         if let Some(key) = claimed {
@@ -49,14 +48,16 @@ impl Node {
         let (item, now) = (convert::item(&statement), self.now().wall);
         let merged = {
             let mut directory = self.directory.write();
-            let privileged = peer == self.id || from == Some(peer) || directory.members.contains(&peer);
-            if privileged {
-                directory.table.merge_member(item, now)
+            let by = if peer == self.id {
+                Bringer::Own
+            } else if peer == from || directory.members.contains(&peer) {
+                Bringer::Backbone
             } else {
-                directory.table.merge(item, now)
-            }
+                Bringer::Member(from)
+            };
+            directory.table.merge(item, by, now)
         };
-        self.account(&peer, from.as_ref(), &merged);
+        self.account(&peer, Some(&from), &merged);
         if peer == self.id && merged == Ok(Merged::Changed) {
             self.sign_anew.notify_one();
         }
@@ -70,11 +71,10 @@ impl Node {
             Ok(Merged::Known) => "known",
             Err(TableError::Stale { .. }) => "stale",
             Err(TableError::Expired { .. }) => "expired",
-            Err(TableError::Full { .. }) => "full",
-            Err(TableError::Equivocation { .. }) => {
-                tracing::warn!(%peer, "a key signed two records with one seq");
-                "equivocation"
-            }
+            Err(TableError::TooOften { .. }) => "too_often",
+            Err(TableError::Full(_)) => "full",
+            // Anybody can do that at will, so the sweeper reports it, now and then.
+            Err(TableError::Equivocation { .. }) => "equivocation",
         };
         metrics::counter!("rendezvous_records_total", "outcome" => outcome).increment(1);
         if *merged == Ok(Merged::Changed) {
@@ -90,6 +90,17 @@ pub(crate) fn only_record(statement: PeerStatement) -> Result<Signed<PeerRecord>
         PeerStatement::Withdrawal(_) => Err(RecordError::Type {
             expected: "RECORD_TYPE_PEER",
             found: p2psb_proto::model::record::RecordType::PeerWithdrawal as i32,
+        }),
+    }
+}
+
+/// A statement that must be a withdrawal.
+pub(crate) fn only_withdrawal(statement: PeerStatement) -> Result<PeerStatement, RecordError> {
+    match statement {
+        PeerStatement::Withdrawal(_) => Ok(statement),
+        PeerStatement::Record(_) => Err(RecordError::Type {
+            expected: "RECORD_TYPE_PEER_WITHDRAWAL",
+            found: p2psb_proto::model::record::RecordType::Peer as i32,
         }),
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use p2psb_client::tls::TlsError;
 use p2psb_client::{ClientAuth, Dialer, Identity, IdentityError, ServerTls, incoming};
-use p2psb_proto::error::Failure;
+use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::name::NameError;
-use p2psb_proto::model::{Address, AddressKind, PeerId, Transport, limits};
+use p2psb_proto::model::{Address, AddressKind, PeerId, Transport, UnixMillis, limits};
 use p2psb_proto::wire::DESCRIPTORS;
 use p2psb_proto::wire::rendezvous::v1::bridge_service_server::BridgeServiceServer;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_server::RendezvousServiceServer;
@@ -61,15 +61,28 @@ pub enum StartError {
     Random(Failure),
 }
 
+impl StartError {
+    /// The stable reason.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Identity(_) | Self::Tls(_) => Reason::StorageFailed,
+            Self::Listen(_) => Reason::ListenFailed,
+            Self::OwnRecord(_) => Reason::InvalidArgument,
+            Self::Api(_) | Self::Name(_) | Self::Random(_) => Reason::Internal,
+        }
+    }
+}
+
 /// Flags that stand for configuration keys.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ServerFlags {
     /// Where to listen; sets listen.
-    #[arg(long, value_name = "ADDR:PORT", global = true)]
+    #[arg(long, value_name = "ADDR:PORT", global = true, help_heading = "Configuration")]
     pub listen: Option<String>,
 
     /// Where identity and certificate lie; sets data_dir.
-    #[arg(long, value_name = "DIR", global = true)]
+    #[arg(long, value_name = "DIR", global = true, help_heading = "Configuration")]
     pub data_dir: Option<String>,
 }
 
@@ -140,6 +153,10 @@ impl Service for Server {
         Ok(Self { addr, node, running, status, dialing, _tasks: tasks })
     }
 
+    fn reason(error: &StartError) -> &'static str {
+        error.reason().as_str()
+    }
+
     fn addr(&self) -> SocketAddr {
         self.addr
     }
@@ -176,16 +193,22 @@ fn node(
         services: vec![own_service()?],
     };
     let id = identity.peer_id();
-    let capacity = Capacity { peers: config.limits.records, members: limits::MEMBERS };
+    let (records, services) = (config.limits.of_records(), config.limits.of_services());
+    let capacity = Capacity { records, services, members: limits::MEMBERS };
+    let mut directory = Directory::new(id, config.timing, capacity);
+    directory.knowledge_since = UnixMillis(config.clock.unix_millis());
     Ok(Node {
         id,
         network: config.network,
+        epoch: directory.knowledge_since.0,
         identity,
         clock: config.clock.clone(),
         behind_proxy: config.behind_proxy,
-        directory: RwLock::new(Directory::new(id, config.timing, capacity)),
+        directory: RwLock::new(directory),
         sessions: Mutex::new(Admission::new(config.limits.of_sessions())),
         registrations: Mutex::new(Admission::new(config.limits.of_registrations())),
+        // Who may have a session may watch.
+        watches: Mutex::new(Admission::new(config.limits.of_sessions())),
         challenges: Challenges::new(random().map_err(StartError::Random)?),
         streams: Mutex::default(),
         hub: Hub::default(),

@@ -54,7 +54,7 @@ async fn run(node: Arc<Node>, caller: Caller, mut stream: Stream, _slot: Slot) {
         match tokio::time::timeout(limits::HANDSHAKE, handshake::shake_hands(&node, &caller, &mut stream))
             .await
         {
-            Ok(Ok(session)) => session.live(&mut stream).await,
+            Ok(Ok((session, lease))) => session.live(&mut stream, lease).await,
             Ok(Err(failure)) => Err(failure),
             Err(_) => Err(Failure::new(Reason::HandshakeTimeout, "the peer did not prove itself within 5 s")),
         };

@@ -2,11 +2,13 @@
 //! next deadline, a second at most, and does a bounded amount of work at a time.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use p2psb_runtime::status::Component;
 
+use crate::core::seldom::Seldom;
 use crate::core::session::Freed;
+use crate::core::table::Equivocations;
 use crate::node::Node;
 
 /// It wakes at least this often.
@@ -17,10 +19,13 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(10);
 const AT_A_TIME: usize = 1000;
 /// What other homes said is swept this often: it means looking at all of it.
 const PRESENCE_INTERVAL: Duration = Duration::from_secs(60);
+/// Keys that contradict themselves are logged at most this often: anybody can make one that does.
+const EQUIVOCATIONS_PAUSE: Duration = Duration::from_secs(60);
 
 /// Sweeps until the server drains, and keeps the gauges and the state of the bridge up to date.
 pub(crate) async fn sweep(node: Arc<Node>, bridge: Component, configured_members: usize) {
     let mut presence_at = node.clock.now() + PRESENCE_INTERVAL;
+    let mut reports = Reports { equivocations: 0, seldom: Seldom::new(EQUIVOCATIONS_PAUSE) };
     loop {
         let now = node.now();
         let (due, next, more) = {
@@ -40,7 +45,9 @@ pub(crate) async fn sweep(node: Arc<Node>, bridge: Component, configured_members
         for peer in due.changed {
             node.hub.presence(peer);
         }
+        let more = node.hub.watching.pass(now.mono, AT_A_TIME) || more;
         observe(&node, &bridge, configured_members);
+        reports.equivocations(&node, now.mono);
         let wait = next.map_or(LONGEST_SLEEP, |next| next.saturating_duration_since(now.mono));
         // What did not fit into this round comes at once, but others take the lock in between.
         let wait = if more { Duration::ZERO } else { wait.clamp(SHORTEST_SLEEP, LONGEST_SLEEP) };
@@ -51,18 +58,40 @@ pub(crate) async fn sweep(node: Arc<Node>, bridge: Component, configured_members
     }
 }
 
+/// What was reported already.
+struct Reports {
+    equivocations: u64,
+    seldom: Seldom,
+}
+
+impl Reports {
+    /// Counts keys that signed two statements with one `seq`, and logs now and then that there are some.
+    fn equivocations(&mut self, node: &Node, now: Instant) {
+        let Equivocations { count, last } = node.directory.read().table.equivocations();
+        metrics::counter!("rendezvous_equivocations_total").absolute(count);
+        let news = count.saturating_sub(self.equivocations);
+        self.equivocations = count;
+        if let (Some(times), Some(peer)) = (self.seldom.count(news, now), last) {
+            tracing::warn!(times, %peer, "keys signed two records with one seq; the last was this one");
+        }
+    }
+}
+
 fn observe(node: &Node, bridge: &Component, configured_members: usize) {
-    let (records, equivocations, links) = {
+    let (records, services, unlisted, links) = {
         let directory = node.directory.read();
-        (directory.table.len(), directory.table.equivocations(), directory.members.links())
+        let services = directory.table.services();
+        (directory.table.len(), services.len(), services.unlisted(), directory.members.links())
     };
     // A list of members may name this server, too: every member can have the same one.
     let wanted = configured_members.saturating_sub(usize::from(node.hub.is_configured(&node.id)));
     metrics::gauge!("rendezvous_records").set(records as f64);
+    metrics::gauge!("rendezvous_services").set(services as f64);
+    metrics::gauge!("rendezvous_services_unlisted").set(unlisted as f64);
     metrics::gauge!("rendezvous_sessions").set(node.sessions.lock().total() as f64);
     metrics::gauge!("rendezvous_registrations").set(node.registrations.lock().total() as f64);
     metrics::gauge!("rendezvous_links").set(links as f64);
-    metrics::counter!("rendezvous_equivocations_total").absolute(equivocations);
+    metrics::gauge!("rendezvous_watched").set(node.hub.watching.count() as f64);
     if links >= wanted {
         bridge.ready();
     } else {

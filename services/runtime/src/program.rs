@@ -54,6 +54,11 @@ pub trait Service: Sized + Send {
         config: <Self::Settings as Settings>::Meant,
     ) -> impl Future<Output = Result<Self, Self::Error>> + Send;
 
+    /// The stable reason of an error, in UPPER_SNAKE, for programs.
+    fn reason(_error: &Self::Error) -> &'static str {
+        "START_FAILED"
+    }
+
     /// Where it listens.
     fn addr(&self) -> SocketAddr;
 
@@ -137,11 +142,35 @@ pub fn spec<S: Service>(common: &CommonArgs, flags: &S::Flags) -> Result<Spec, C
     Ok(spec)
 }
 
+/// Told the stable reason and the text of what keeps a program from serving.
+pub type Tell<'a> = &'a dyn Fn(&'static str, &str);
+
+/// The reason of a wrong configuration.
+const WRONG: &str = "INVALID_ARGUMENT";
+
+/// The reason of a port that can't be had.
+const PORT: &str = "LISTEN_FAILED";
+
 /// Runs a service from its configuration to its end, or does what `--check-config` and
 /// `--print-config` ask for. For programs that parse their own command line.
 pub fn run<S: Service>(program: Program, common: &CommonArgs, loaded: Loaded<S::Settings>) -> Exit {
+    run_telling::<S>(program, common, loaded, &|_, _| {})
+}
+
+/// As [`run`]; what keeps the program from serving is also told to the caller, for whom a line on
+/// standard error is not enough.
+pub fn run_telling<S: Service>(
+    program: Program,
+    common: &CommonArgs,
+    loaded: Loaded<S::Settings>,
+    tell: Tell<'_>,
+) -> Exit {
+    let wrong = |error: &dyn Display| {
+        tell(WRONG, &error.to_string());
+        complain(program, Exit::Usage, error)
+    };
     if let Err(error) = check::<S>(&loaded) {
-        return complain(program, Exit::Usage, &error);
+        return wrong(&error);
     }
     if common.print_config
         && let Err(exit) = print_config(program, &loaded.value)
@@ -153,7 +182,7 @@ pub fn run<S: Service>(program: Program, common: &CommonArgs, loaded: Loaded<S::
         (sections.telemetry.clone(), sections.metrics.clone(), sections.drain.clone());
     let config = match loaded.meant() {
         Ok(config) => config,
-        Err(error) => return complain(program, Exit::Usage, &error),
+        Err(error) => return wrong(&error),
     };
     if common.check_config || common.print_config {
         return Exit::Ok;
@@ -165,9 +194,9 @@ pub fn run<S: Service>(program: Program, common: &CommonArgs, loaded: Loaded<S::
     let exit = runtime.block_on(async {
         let telemetry = match telemetry::init(program.name, program.version, &telemetry) {
             Ok(telemetry) => telemetry,
-            Err(error) => return complain(program, Exit::Usage, &error),
+            Err(error) => return wrong(&error),
         };
-        let exit = live::<S>(program, config, &metrics, drain.deadline).await;
+        let exit = live::<S>(program, config, &metrics, drain.deadline, tell).await;
         telemetry.shutdown().await;
         exit
     });
@@ -232,7 +261,14 @@ async fn live<S: Service>(
     config: <S::Settings as Settings>::Meant,
     metrics: &MetricsConfig,
     deadline: Duration,
+    tell: Tell<'_>,
 ) -> Exit {
+    let refused = |reason: &'static str, error: &dyn Display| {
+        tell(reason, &error.to_string());
+        let exit = Exit::Unavailable;
+        tracing::error!(reason, %error, exit = exit.code(), "ending");
+        exit
+    };
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => return failed(Exit::Unavailable, &error),
@@ -244,7 +280,7 @@ async fn live<S: Service>(
     };
     let admin = match metrics.listen.map(Listener::bind).transpose() {
         Ok(listener) => listener,
-        Err(error) => return failed(Exit::Unavailable, &format!("metrics.listen: {error}")),
+        Err(error) => return refused(PORT, &format!("metrics.listen: {error}")),
     };
     let bound = tokio::select! {
         bound = S::bind(config) => bound,
@@ -255,7 +291,7 @@ async fn live<S: Service>(
     };
     let service = match bound {
         Ok(service) => service,
-        Err(error) => return failed(Exit::Unavailable, &error),
+        Err(error) => return refused(S::reason(&error), &error),
     };
     let _admin = match admin.map(|listener| announce(listener, recorder, service.status())).transpose() {
         Ok(admin) => admin,

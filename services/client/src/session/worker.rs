@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use p2psb_proto::error::{self, Reason};
 use p2psb_proto::model::time::duration_from_wire;
-use p2psb_proto::model::{PeerId, PeerRecord, Signed, limits};
+use p2psb_proto::model::{PeerId, PeerRecord, PeerStatement, Signed, limits};
+use p2psb_proto::wire::common::v1::SignedRecord;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
 use p2psb_proto::wire::rendezvous::v1::connect_response::Message as Down;
@@ -182,11 +183,17 @@ impl Worker {
     /// A server that holds a newer record of this peer says so, and the next attempt signs past it.
     fn sign_past(&self, status: &Status) {
         if error::reason_of(status) == Some(Reason::RecordStale)
-            && let Some(stored) = error::record_of(status).and_then(|r| Signed::<PeerRecord>::verify(r).ok())
-            && stored.peer_id() == self.shared.config.identity.peer_id()
+            && let Some(seq) = error::record_of(status).and_then(|stored| self.own_seq(stored))
         {
-            self.shared.sign_past(stored.value().seq);
+            self.shared.sign_past(seq);
         }
+    }
+
+    /// The `seq` of what a server holds of this peer, which may be a withdrawal as well: both are in one sequence.
+    fn own_seq(&self, stored: SignedRecord) -> Option<u64> {
+        let stored = PeerStatement::verify(stored).ok()?;
+        let (seq, _) = stored.rank();
+        (stored.peer_id() == self.shared.config.identity.peer_id()).then_some(seq)
     }
 
     /// Keeps an open session until it ends.
@@ -255,13 +262,11 @@ impl Worker {
             let asked = result.refresh_after.as_ref().map(|d| duration_from_wire(Some(d)));
             return asked.map(|d| d.clamp(Duration::from_secs(1), limits::RECORD_LIFETIME));
         }
-        if Reason::parse(&result.reason) == Some(Reason::RecordStale) {
-            let stored = result.stored.clone().and_then(|r| Signed::<PeerRecord>::verify(r).ok());
-            let own = self.shared.config.identity.peer_id();
-            if let Some(stored) = stored.filter(|s| s.peer_id() == own) {
-                self.shared.sign_past(stored.value().seq);
-                return None;
-            }
+        if Reason::parse(&result.reason) == Some(Reason::RecordStale)
+            && let Some(seq) = result.stored.clone().and_then(|stored| self.own_seq(stored))
+        {
+            self.shared.sign_past(seq);
+            return None;
         }
         tracing::warn!(reason = result.reason, detail = result.detail, "the own record was refused");
         None

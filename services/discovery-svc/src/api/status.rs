@@ -25,12 +25,13 @@ pub(super) enum Refusal {
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
-        let reason = match &refusal {
-            Refusal::Id(_) | Refusal::Name(_) => Reason::InvalidArgument,
-            Refusal::Token(_) => Reason::PageTokenInvalid,
-            Refusal::Locate(error) => error.reason(),
-            Refusal::Slow => Reason::NoRendezvous,
+        let text = refusal.to_string();
+        let failure = match refusal {
+            Refusal::Id(_) | Refusal::Name(_) => Failure::new(Reason::InvalidArgument, text),
+            Refusal::Token(_) => Failure::new(Reason::PageTokenInvalid, text),
+            Refusal::Locate(error) => error.into(),
+            Refusal::Slow => Failure::new(Reason::NoRendezvous, text),
         };
-        Failure::new(reason, refusal.to_string()).into_status()
+        failure.into_status()
     }
 }

@@ -109,6 +109,14 @@ impl AgentService for Agent {
         Ok(Response::new(Box::pin(stream)))
     }
 
+    async fn cancel_fetch(
+        &self,
+        request: Request<wire::CancelFetchRequest>,
+    ) -> Result<Response<wire::CancelFetchResponse>, Status> {
+        self.fetches.cancel(&request.into_inner().target).await.map_err(Failure::into_status)?;
+        Ok(Response::new(wire::CancelFetchResponse {}))
+    }
+
     async fn locate(
         &self,
         request: Request<wire::LocateRequest>,

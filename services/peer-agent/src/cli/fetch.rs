@@ -1,6 +1,6 @@
 //! `fetch`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indicatif::HumanBytes;
 use p2psb_proto::error::{Failure, Reason};
@@ -19,7 +19,7 @@ pub(super) struct Args {
     /// publisher/name[@requirement], or name[@requirement]; a requirement is written as in Cargo: ^1.2, =1.0.0
     #[arg(value_name = "REF")]
     reference: String,
-    /// The folder to make [default: ./name-version].
+    /// The folder to make, or to repair if it was fetched before [default: ./name-version].
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
 }
@@ -70,6 +70,16 @@ pub(super) async fn run(mut daemon: Daemon, args: Args, output: &Output) -> Resu
     Ok(())
 }
 
+/// Gives up a fetch.
+pub(super) async fn cancel(mut daemon: Daemon, folder: &Path, output: &Output) -> Result<(), Problem> {
+    let target = paths::target(folder)?;
+    let request = wire::CancelFetchRequest { target: target.clone() };
+    daemon.cancel_fetch(request).await.map_err(|status| failed(&status))?;
+    output
+        .result(&json!({"event": "cancelled", "target": target}), &format!("gave up the fetch to {target}"));
+    Ok(())
+}
+
 fn tell(progress: &mut Progress, now: &wire::FetchProgress) {
     progress.tell(&object(now), &what(now), now.bytes_done, now.bytes_total);
 }
@@ -87,6 +97,8 @@ pub(super) fn object(now: &wire::FetchProgress) -> serde_json::Value {
         "files_total": now.files_total,
         "host": now.host,
         "waiting_for": now.waiting_for,
+        "reason": now.reason,
+        "error": now.error,
     })
 }
 
@@ -101,11 +113,13 @@ pub(super) fn what(now: &wire::FetchProgress) -> String {
             format!("looking for hosts of {}", now.reference)
         }
         wire::FetchState::Manifest => format!("reading the file list from {}…", host()),
+        wire::FetchState::Checking => "comparing what is there with the release".to_owned(),
         wire::FetchState::Chunks if now.host.is_empty() => "using what is on this disk".to_owned(),
         wire::FetchState::Chunks => format!("fetching from {}…", host()),
         wire::FetchState::Finishing => "moving into place".to_owned(),
         wire::FetchState::Done => "done".to_owned(),
         wire::FetchState::Waiting => format!("waiting for {}", now.waiting_for),
+        wire::FetchState::Failed => format!("could not go on: {}", now.error),
     }
 }
 
@@ -118,8 +132,9 @@ fn show(result: &wire::FetchResult, output: &Output) {
         "total_size": result.total_size,
         "file_count": result.file_count,
         "bytes_fetched": result.bytes_fetched,
+        "files_repaired": result.files_repaired,
     });
-    let text = format!(
+    let mut text = format!(
         "fetched {}\n{} in {} into {}; {} came from other peers",
         result.reference,
         HumanBytes(result.total_size),
@@ -127,5 +142,9 @@ fn show(result: &wire::FetchResult, output: &Output) {
         result.target,
         HumanBytes(result.bytes_fetched),
     );
+    if result.files_repaired > 0 {
+        let repaired = counted(result.files_repaired, "file");
+        text.push_str(&format!("\nrepaired {repaired} that had been changed or removed there"));
+    }
     output.result(&object, &text);
 }

@@ -53,7 +53,7 @@ struct Cli {
     common: CommonArgs,
 
     /// Where keys, catalogue and control file lie [env: P2PSB_DATA_DIR; default: p2psb in the user's data folder].
-    #[arg(long, value_name = "DIR", global = true)]
+    #[arg(long, value_name = "DIR", global = true, help_heading = "Configuration")]
     data_dir: Option<PathBuf>,
 
     /// Print one JSON object a line instead of text for people.
@@ -86,7 +86,16 @@ enum Verb {
         limit: u32,
     },
     /// Fetch a release: publisher/name[@requirement], or name[@requirement] when only one publisher has it.
+    ///
+    /// Into a folder that was fetched before, it restores what was changed or removed there; what was added stays. It goes on in the agent
+    /// when this command ends: when the disk was full, for instance, it is kept until there is room.
     Fetch(fetch::Args),
+    /// Give up a fetch that is not complete, and remove what it has so far.
+    Cancel {
+        /// The folder it goes to, as `status` shows it.
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
     /// Show whom the agent is connected to, what it shares and what it fetches.
     Status,
     /// Show where a peer is.
@@ -173,9 +182,13 @@ fn dispatch(cli: Cli, output: &Output) -> Result<ExitCode, Problem> {
     };
     let loaded = load(&cli.common, cli.data_dir)?;
     let data_dir = loaded.value.data_dir()?;
+    let run = |loaded| {
+        let tell = |reason: &'static str, message: &str| output.refused(reason, message);
+        program::run_telling::<Server>(PROGRAM, &cli.common, loaded, &tell).into()
+    };
     match verb {
-        _ if only_config => Ok(program::run::<Server>(PROGRAM, &cli.common, loaded).into()),
-        None | Some(Verb::Run) => Ok(program::run::<Server>(PROGRAM, &cli.common, loaded).into()),
+        _ if only_config => Ok(run(loaded)),
+        None | Some(Verb::Run) => Ok(run(loaded)),
         Some(Verb::Id | Verb::Init { .. }) => init::show_ids(&data_dir, output).map(|()| ExitCode::SUCCESS),
         Some(verb) => ask(verb, &data_dir, output),
     }
@@ -192,6 +205,7 @@ fn ask(verb: Verb, data_dir: &std::path::Path, output: &Output) -> Result<ExitCo
         match verb {
             Verb::Publish(args) => publish::run(daemon, args, output).await.map(|()| true),
             Verb::Fetch(args) => fetch::run(daemon, args, output).await.map(|()| true),
+            Verb::Cancel { folder } => fetch::cancel(daemon, &folder, output).await.map(|()| true),
             Verb::Search { words, limit } => {
                 show::search(daemon, &words.join(" "), limit, output).await.map(|()| true)
             }
@@ -287,6 +301,7 @@ mod tests {
             &["locate", "peer1x"],
             &["id"],
             &["health"],
+            &["cancel", "there"],
             &["--config", "f.toml", "--check-config"],
         ] {
             assert!(parse(args).is_ok(), "{args:?}");
@@ -294,6 +309,7 @@ mod tests {
         for args in [
             &["publish"][..],
             &["fetch"],
+            &["cancel"],
             &["search"],
             &["locate"],
             &["init", "--rendezvous", "h"],

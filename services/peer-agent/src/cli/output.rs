@@ -44,6 +44,11 @@ impl Output {
         }
     }
 
+    /// What keeps the agent from running. People read it on standard error, where it is said already.
+    pub(super) fn refused(&self, reason: &str, message: &str) {
+        self.object(&json!({"event": "error", "reason": reason, "message": message}));
+    }
+
     /// Why it did not work.
     pub(super) fn problem(&self, problem: &Problem) {
         let (message, reason, retry_after) = match problem {

@@ -171,9 +171,16 @@ fn status_text(status: &wire::GetStatusResponse) -> String {
             text,
             "\n  {}\n    {} ({done} of {total}) into {}",
             now.reference,
-            fetch::what(now),
+            plain(&fetch::what(now)),
             now.target
         );
+        if now.state() == wire::FetchState::Failed {
+            let _ = write!(
+                text,
+                "\n    it goes on by itself once that is mended; `peer-agent cancel {}` gives it up",
+                now.target
+            );
+        }
     }
     text
 }

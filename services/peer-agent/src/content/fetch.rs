@@ -20,27 +20,35 @@
 //! it. What the journal (the catalogue) holds was written before. TARGET appears whole or not at all, and never replaces anything but an
 //! empty folder.
 //!
+//! A TARGET that was finished before is compared with the manifest. What is missing in it or differs is filled in `TARGET.partial` and
+//! then replaced, each file at once; what the manifest does not name stays as it is.
+//!
 //! Dropping a `Fetch` keeps everything: opening the same manifest and target again resumes, after hashing again what the journal holds.
 //! After any error but [`FetchError::ChunkCorrupt`] the fetch is over: drop it, and open it again when there is hope (the disk has room
 //! again). [`FetchError::is_final`] errors (a lying manifest, a path this disk can't hold) have already removed `TARGET.partial`.
 //! While a fetch runs, the store serves what it has.
 
+mod checking;
 mod error;
 mod folder;
+mod mending;
 mod open;
 mod reading;
 mod site;
 mod writing;
 
 use std::io::ErrorKind;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use p2psb_proto::model::Digest;
 use p2psb_proto::model::manifest::ManifestRoot;
 
-pub use error::FetchError;
+use checking::Checking;
+pub use error::{FetchError, Remedy};
 use open::{Condition, Spot};
+pub use open::{Start, give_up};
 use reading::{Read, Reading};
 use site::Site;
 use writing::Writing;
@@ -83,6 +91,8 @@ pub enum Delivered {
 pub enum Phase {
     /// Reading the manifest: nothing is written yet.
     Manifest,
+    /// It was finished before: looking whether all of it is still as it was published.
+    Checking,
     /// Getting chunks.
     Chunks,
     /// Everything is in place.
@@ -111,50 +121,57 @@ pub struct Fetched {
     pub tree: TreeId,
     /// Where it lies.
     pub path: PathBuf,
+    /// Files and symlinks of a folder that was finished before, which were missing or differed.
+    pub repaired: u64,
 }
 
 /// One fetch; see the module.
 pub struct Fetch {
     manifest: Digest,
     target: PathBuf,
+    /// Where is written. As long as no damage is found, that of a finished folder is only looked at.
     site: Site,
+    /// The finished folder that is being repaired.
+    home: Option<Site>,
     state: State,
     totals: Totals,
     /// Folders above the target that were made for it, the deepest first.
     made: Vec<PathBuf>,
-    resumed: bool,
+    condition: Condition,
     _claimed: Claimed,
 }
 
 enum State {
     Reading(Box<Reading>),
+    Checking(Box<Checking>),
     Writing(Box<Writing>),
     /// Everything is in place; the folder is not yet at the target.
     Ready(Box<Writing>),
-    /// It was finished before.
+    /// It was finished before, and nothing of it is damaged.
     Done,
     /// It failed.
     Over,
 }
 
 impl Fetch {
-    /// Begins, or resumes, the fetch of `manifest` into the folder `target` (absolute; its parents are created). A fetch that was
-    /// finished before is [`Next::Ready`] at once.
-    pub fn open(store: Arc<Store>, manifest: Digest, target: &Path) -> Result<Self, FetchError> {
-        let Spot { claimed, target, site, made, condition } = open::open(store, &manifest, target)?;
-        let state = match condition {
-            Condition::Done => State::Done,
-            Condition::Fresh | Condition::Resumed => State::Reading(Box::default()),
-        };
-        let resumed = condition == Condition::Resumed;
+    /// Begins, or resumes, the fetch of `manifest` into the folder `target` (absolute; its parents are created). A folder that was
+    /// finished before is checked, and repaired.
+    pub fn open(
+        store: Arc<Store>,
+        manifest: Digest,
+        target: &Path,
+        start: Start,
+    ) -> Result<Self, FetchError> {
+        let Spot { claimed, target, site, made, condition } = open::open(store, &manifest, target, start)?;
         Ok(Self {
             manifest,
             target,
             site,
-            state,
+            home: None,
+            state: State::Reading(Box::default()),
             totals: Totals::default(),
             made,
-            resumed,
+            condition,
             _claimed: claimed,
         })
     }
@@ -173,7 +190,7 @@ impl Fetch {
         let result = match &mut self.state {
             State::Reading(reading) => reading.deliver(site, &self.manifest, digest, bytes),
             State::Writing(writing) => writing.deliver(site, digest, bytes),
-            State::Ready(_) | State::Done => Ok(Delivered::Unasked),
+            State::Checking(_) | State::Ready(_) | State::Done => Ok(Delivered::Unasked),
             State::Over => Err(OVER),
         };
         self.ended_by(result)
@@ -184,7 +201,7 @@ impl Fetch {
         match &mut self.state {
             State::Reading(reading) => reading.lost(digests),
             State::Writing(writing) => writing.lost(digests),
-            State::Ready(_) | State::Done | State::Over => {}
+            State::Checking(_) | State::Ready(_) | State::Done | State::Over => {}
         }
     }
 
@@ -199,14 +216,15 @@ impl Fetch {
     pub fn progress(&self) -> FetchProgress {
         let (phase, done, local) = match &self.state {
             State::Reading(_) => (Phase::Manifest, 0, 0),
+            State::Checking(checking) => (Phase::Checking, checking.done, checking.done),
             State::Writing(writing) => (Phase::Chunks, writing.done, writing.local),
             State::Ready(writing) => (Phase::Ready, writing.done, writing.local),
-            State::Done => (Phase::Ready, self.totals.size, 0),
+            State::Done => (Phase::Ready, self.totals.size, self.totals.size),
             State::Over => (Phase::Chunks, 0, 0),
         };
         let root = match &self.state {
             State::Reading(reading) => reading.root(),
-            State::Writing(_) | State::Ready(_) | State::Done | State::Over => None,
+            State::Checking(_) | State::Writing(_) | State::Ready(_) | State::Done | State::Over => None,
         };
         FetchProgress {
             phase,
@@ -217,23 +235,25 @@ impl Fetch {
         }
     }
 
-    /// Creates the symlinks, syncs, moves the folder into place. On an error the fetch can be opened again.
+    /// Creates the symlinks, syncs, moves the folder into place, or the repaired files into theirs. On an error the fetch can be opened
+    /// again.
     pub fn finish(mut self) -> Result<Fetched, FetchError> {
-        match std::mem::replace(&mut self.state, State::Over) {
+        let mut repaired = 0;
+        match mem::replace(&mut self.state, State::Over) {
             State::Done => {}
             State::Ready(writing) => {
                 writing.finish(&mut self.site, &self.manifest)?;
-                self.move_into_place()?;
+                match self.home.take() {
+                    None => self.move_into_place()?,
+                    Some(home) => repaired = self.mend(home)?,
+                }
             }
-            State::Reading(_) | State::Writing(_) => return Err(FetchError::Misused("it is not complete")),
+            State::Reading(_) | State::Checking(_) | State::Writing(_) => {
+                return Err(FetchError::Misused("it is not complete"));
+            }
             State::Over => return Err(OVER),
         }
-        Ok(Fetched { tree: self.site.tree, path: self.target.clone() })
-    }
-
-    /// Gives up for good: removes `TARGET.partial` and forgets the tree. A finished one stays.
-    pub fn discard(mut self) -> Result<(), FetchError> {
-        if matches!(self.state, State::Done) { Ok(()) } else { self.remove() }
+        Ok(Fetched { tree: self.site.tree, path: self.target.clone(), repaired })
     }
 
     /// Ends as `kill -9` would: what is not in the journal is forgotten.
@@ -251,14 +271,31 @@ impl Fetch {
                     Read::Whole(root) => root,
                 };
                 self.totals = Totals { size: root.total_size(), files: root.file_count() };
-                site.store.set_totals(site.tree, self.totals)?;
-                self.state = State::Writing(Box::new(Writing::new(site, &self.manifest, self.resumed)?));
+                self.state = if self.condition == Condition::Finished {
+                    State::Checking(Box::new(Checking::new(site, &self.manifest)?))
+                } else {
+                    site.store.set_totals(site.tree, self.totals)?;
+                    let resumed = self.condition == Condition::Resumed;
+                    State::Writing(Box::new(Writing::new(site, &self.manifest, resumed, None)?))
+                };
                 Ok(Next::Busy)
+            }
+            State::Checking(checking) => {
+                if !checking.next(site)? {
+                    return Ok(Next::Busy);
+                }
+                if checking.found_damage {
+                    self.repair()?;
+                    return Ok(Next::Busy);
+                }
+                open::unstage(&site.store, &self.manifest, &self.target)?;
+                self.state = State::Done;
+                Ok(Next::Ready)
             }
             State::Writing(writing) => {
                 let next = writing.next(site, max_bytes)?;
                 if next == Next::Ready
-                    && let State::Writing(writing) = std::mem::replace(&mut self.state, State::Over)
+                    && let State::Writing(writing) = mem::replace(&mut self.state, State::Over)
                 {
                     self.state = State::Ready(writing);
                 }
@@ -285,15 +322,38 @@ impl Fetch {
         result
     }
 
+    /// From here on the damaged files of the finished folder are filled, beside it.
+    fn repair(&mut self) -> Result<(), FetchError> {
+        let store = Arc::clone(&self.site.store);
+        let (tree, folder, condition) = open::stage(&store, &self.manifest, &self.target)?;
+        let home = mem::replace(&mut self.site, Site::new(store, tree, folder));
+        let resumed = condition == Condition::Resumed;
+        let writing = Writing::new(&self.site, &self.manifest, resumed, Some(home.tree))?;
+        self.home = Some(home);
+        self.state = State::Writing(Box::new(writing));
+        Ok(())
+    }
+
     fn remove(&mut self) -> Result<(), FetchError> {
-        self.site.batch = Batch::default();
-        let folder = self.site.folder.path();
-        match std::fs::remove_dir_all(folder) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(FetchError::at(folder, error)),
-            Ok(()) | Err(_) => {}
+        if self.condition == Condition::Finished && self.home.is_none() {
+            // Nothing was begun: the folder is the target itself.
+            return Ok(());
         }
+        self.site.batch = Batch::default();
+        open::remove(&self.site.store, self.site.tree, self.site.folder.path())?;
         open::remove_made(&self.made);
-        Ok(self.site.store.forget(self.site.tree)?)
+        Ok(())
+    }
+
+    /// Everything that was missing is on the disk, beside the folder.
+    fn mend(&mut self, mut home: Site) -> Result<u64, FetchError> {
+        self.site.flush()?;
+        let repaired = mending::mend(&mut home, &mut self.site, &self.manifest)?;
+        let staged = mem::replace(&mut self.site, home);
+        if let Err(error) = open::remove(&staged.store, staged.tree, staged.folder.path()) {
+            tracing::warn!(%error, "what is left of a repair could not be removed; the next fetch to here does it");
+        }
+        Ok(repaired)
     }
 
     /// Everything is on the disk. A folder can only take the place of nothing, or of an empty folder: the system refuses all else.

@@ -14,7 +14,7 @@ use rustix::process::{Gid, Uid};
 use rustix::thread::{UnshareFlags, set_thread_res_gid, set_thread_res_uid};
 use tempfile::TempDir;
 
-use super::fetch::{Fetch, FetchError, Fetched, Next};
+use super::fetch::{Fetch, FetchError, Fetched, Next, Start};
 use super::publish::{PublishError, Published, publish};
 use crate::store::Store;
 
@@ -48,7 +48,7 @@ impl Agent {
     }
 
     pub(super) fn open(&self, manifest: &Digest, target: &Path) -> Result<Fetch, FetchError> {
-        Fetch::open(Arc::clone(&self.store), *manifest, target)
+        Fetch::open(Arc::clone(&self.store), *manifest, target, Start::Asked)
     }
 
     /// Fetches from `host` to `target`.
@@ -199,6 +199,12 @@ pub(super) fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
         work()
     };
     std::thread::scope(|scope| scope.spawn(run).join()).unwrap()
+}
+
+/// Makes a small disk read-only, or writable again.
+pub(super) fn remount(at: &Path, read_only: bool) {
+    let flags = if read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+    rustix::mount::mount_remount(at, flags, "").unwrap();
 }
 
 /// Runs with a small disk at `at`, which nobody else sees; `false` if this user may not mount one.

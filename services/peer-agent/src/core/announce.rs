@@ -61,6 +61,13 @@ impl Ledger {
         }
     }
 
+    /// An index may have forgotten what it was told: the next lease, due now, will show it.
+    pub fn doubt(&mut self, index: &PeerId) {
+        if let Some(told) = self.indexes.get_mut(index) {
+            told.renew_at = None;
+        }
+    }
+
     /// What an index must be told at `now`; `None` if nothing.
     #[must_use]
     pub fn plan(&self, index: &PeerId, claims: &[Claim], now: Instant) -> Option<Plan> {
@@ -177,6 +184,22 @@ mod tests {
         assert_eq!(planned(&ledger, &claims, now), None, "it was told twice; more would not help");
         ledger.acknowledged(&index(1), &[], 0, Duration::ZERO, now + RENEW);
         assert_eq!(planned(&ledger, &claims, now + RENEW), Some(2));
+    }
+
+    #[test]
+    fn an_index_that_is_doubted_is_told_the_lease_and_no_more_than_it_forgot() {
+        let now = Instant::now();
+        let mut ledger = Ledger::default();
+        ledger.keep(&[index(1)]);
+        let claims = [claim(1, 5), claim(2, 5)];
+        ledger.acknowledged(&index(1), &claims, 2, Duration::ZERO, now);
+        ledger.doubt(&index(1));
+        assert_eq!(planned(&ledger, &claims, now), Some(0));
+        ledger.acknowledged(&index(1), &[], 2, Duration::ZERO, now);
+        assert_eq!(planned(&ledger, &claims, now), None, "it forgot nothing");
+        ledger.doubt(&index(1));
+        ledger.acknowledged(&index(1), &[], 0, Duration::ZERO, now);
+        assert_eq!(planned(&ledger, &claims, now), Some(2));
     }
 
     #[test]

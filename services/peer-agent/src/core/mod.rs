@@ -5,4 +5,5 @@ pub mod hosts;
 pub mod incoming;
 pub mod outgoing;
 pub mod reference;
+pub mod retry;
 pub mod versions;

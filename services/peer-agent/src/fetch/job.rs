@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::transfer::{self, Outcome};
-use super::worker::{Answer, Order, Worker};
-use crate::content::fetch::{FetchProgress, Fetched, Next, Phase};
+use super::worker::{Answer, Broken, Order, UNKNOWN, Worker};
+use crate::content::fetch::{FetchProgress, Fetched, Next, Phase, Remedy, Start};
 use crate::core::hosts::Hosts;
 use crate::exchange::dial::Caller;
 use crate::failure::{internal, store_failed};
@@ -87,13 +87,28 @@ impl Search {
     }
 }
 
-/// Why a fetch ended without a result.
+/// Why an attempt ended without a result.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// The agent stops; it goes on at the next start.
+    /// The agent stops, or the user gives it up.
     Stopped,
     /// For good.
     Failed(Failure),
+    /// It can't go on now; another attempt may get further.
+    Stuck(Box<Stuck>),
+}
+
+/// An attempt that could not go on.
+#[derive(Debug)]
+pub(super) struct Stuck {
+    /// Why.
+    pub(super) failure: Failure,
+    /// What would help.
+    pub(super) remedy: Remedy,
+    /// Bytes in place.
+    pub(super) done: u64,
+    /// Bytes still to come.
+    pub(super) left: u64,
 }
 
 impl From<Failure> for Ended {
@@ -102,25 +117,39 @@ impl From<Failure> for Ended {
     }
 }
 
+impl Ended {
+    /// What is wrong with the disk, and how far it was then.
+    fn by(broken: Broken, at: FetchProgress) -> Self {
+        let Broken { failure, remedy } = broken;
+        let (done, left) = (at.bytes_done, at.bytes_total.saturating_sub(at.bytes_done));
+        match remedy {
+            None => Self::Failed(failure),
+            Some(remedy) => Self::Stuck(Box::new(Stuck { failure, remedy, done, left })),
+        }
+    }
+}
+
 impl Job {
-    /// Fetches.
-    pub(super) async fn run(&self) -> Result<wire::FetchResult, Ended> {
+    /// One attempt.
+    pub(super) async fn run(&self, start: Start) -> Result<wire::FetchResult, Ended> {
         let goal = &self.goal;
-        let mut worker =
-            Worker::open(Arc::clone(&self.means.store), goal.manifest, goal.target.clone()).await?;
+        let opened =
+            Worker::open(Arc::clone(&self.means.store), goal.manifest, goal.target.clone(), start).await;
+        let mut worker = opened.map_err(|broken| Ended::by(broken, UNKNOWN))?;
         let reporting = self.report(&worker);
         let got = tokio::select! {
-            got = self.get(&mut worker) => got.map_err(Ended::from),
-            () = self.stop.cancelled() => Err(Ended::Stopped),
-            () = reporting => Err(Ended::Stopped),
+            got = self.get(&mut worker) => Some(got),
+            () = self.stop.cancelled() => None,
+            () = reporting => None,
+        };
+        let done = match got {
+            Some(Ok(())) => Some(self.finish(&mut worker).await),
+            Some(Err(broken)) => Some(Err(broken)),
+            None => None,
         };
         let last = worker.progress();
-        let fetched = match got {
-            Ok(()) => self.finish(&mut worker).await,
-            Err(ended) => Err(ended),
-        };
         worker.close().await;
-        let fetched = fetched?;
+        let fetched = done.ok_or(Ended::Stopped)?.map_err(|broken| Ended::by(broken, last))?;
         let tree = self.tree(fetched.tree).await?;
         self.say(wire::FetchState::Done, |progress| {
             progress.bytes_done = tree.total_size;
@@ -134,6 +163,7 @@ impl Job {
             total_size: tree.total_size,
             file_count: tree.file_count,
             bytes_fetched: last.bytes_total.saturating_sub(last.bytes_local),
+            files_repaired: fetched.repaired,
         })
     }
 
@@ -144,7 +174,7 @@ impl Job {
         found.map_err(store_failed)?.ok_or_else(|| internal("a finished fetch is not in the catalogue"))
     }
 
-    async fn finish(&self, worker: &mut Worker) -> Result<Fetched, Ended> {
+    async fn finish(&self, worker: &mut Worker) -> Result<Fetched, Broken> {
         self.say(wire::FetchState::Finishing, |_| {});
         match worker.ask(Order::Finish).await? {
             Answer::Finished(fetched) => Ok(fetched),
@@ -153,7 +183,7 @@ impl Job {
     }
 
     /// Brings everything into place.
-    async fn get(&self, worker: &mut Worker) -> Result<(), Failure> {
+    async fn get(&self, worker: &mut Worker) -> Result<(), Broken> {
         if local(worker).await? {
             return Ok(());
         }
@@ -193,12 +223,7 @@ impl Job {
     }
 
     /// Fetches from one host; `true` if everything is there now.
-    async fn try_host(
-        &self,
-        host: PeerId,
-        worker: &mut Worker,
-        search: &mut Search,
-    ) -> Result<bool, Failure> {
+    async fn try_host(&self, host: PeerId, worker: &mut Worker, search: &mut Search) -> Result<bool, Broken> {
         let mut delivered = 0;
         let outcome = match self.reach(host).await {
             Ok(mut link) => {
@@ -265,7 +290,7 @@ impl Job {
 }
 
 /// Does what can be done without any host; `true` if that was all.
-async fn local(worker: &mut Worker) -> Result<bool, Failure> {
+async fn local(worker: &mut Worker) -> Result<bool, Broken> {
     loop {
         match worker.ask(Order::Next(u64::from(u32::MAX))).await? {
             Answer::Next(Next::Busy) => {}
@@ -285,6 +310,7 @@ async fn local(worker: &mut Worker) -> Result<bool, Failure> {
 const fn state_of(phase: Phase) -> wire::FetchState {
     match phase {
         Phase::Manifest => wire::FetchState::Manifest,
+        Phase::Checking => wire::FetchState::Checking,
         Phase::Chunks => wire::FetchState::Chunks,
         Phase::Ready => wire::FetchState::Finishing,
     }

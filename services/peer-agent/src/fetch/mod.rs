@@ -1,8 +1,9 @@
 //! Fetches: they belong to the agent, not to whoever asked for them.
 //!
-//! Invariant: one job for each target. A job is in the catalogue from before its first byte until it is done or failed for good, so
-//! it goes on after a restart; callers come and go.
+//! Invariant: one job for each target. A job is in the catalogue from before its first byte until it is done, can't be done, or is
+//! given up, so it goes on after a restart; callers come and go.
 
+mod course;
 pub mod job;
 pub mod transfer;
 pub mod worker;
@@ -13,21 +14,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2psb_proto::error::{Failure, Reason};
-use p2psb_proto::model::UnixMillis;
 use p2psb_proto::wire::agent::v1 as wire;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use job::{Goal, Means};
 
 use crate::announce::Changed;
+use crate::content::fetch::give_up;
 use crate::core::reference::Reference;
 use crate::failure::{internal, may_pass, store_failed};
 use crate::index::Resolved;
 use crate::store::{JobId, JobState, Store, StoreError};
-use job::{Ended, Job};
+use course::Course;
 
 /// Fetches at a time.
 pub const MAX_JOBS: usize = 64;
@@ -35,7 +36,7 @@ pub const MAX_JOBS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The outcome of a job, once there is one.
+/// The outcome of an attempt, once there is one.
 type Outcome = Option<Result<wire::FetchResult, Failure>>;
 
 /// A job as its callers see it.
@@ -50,6 +51,20 @@ pub struct Watched {
 struct Running {
     goal: Goal,
     watched: Watched,
+    /// It could not go on, and waits for its next attempt.
+    waits: bool,
+    wake: Arc<Notify>,
+    stop: CancellationToken,
+}
+
+impl Running {
+    /// For one more caller. A job that waits is tried at once.
+    fn join(&self) -> Watched {
+        if self.waits {
+            self.wake.notify_one();
+        }
+        self.watched.clone()
+    }
 }
 
 /// All fetches. Clones are the same.
@@ -78,8 +93,11 @@ impl Fetches {
     pub async fn resume(&self) -> Result<(), Failure> {
         let jobs = self.store(Store::jobs).await?;
         for job in jobs {
-            match (job.state, job.resolved, job.manifest) {
-                (JobState::Active, Some(reference), Some(manifest)) => {
+            if let JobState::Failed { reason, message } = &job.state {
+                tracing::info!(target = %job.target.display(), %reason, message, "a fetch could not go on before; it is tried again");
+            }
+            match (job.resolved, job.manifest) {
+                (Some(reference), Some(manifest)) => {
                     tracing::info!(reference, target = %job.target.display(), "going on with a fetch");
                     let goal = Goal { asked: job.reference, reference, manifest, target: job.target };
                     if let Err(failure) = self.start(goal, Some(job.id)).await {
@@ -141,7 +159,7 @@ impl Fetches {
     fn same(&self, asked: &str, place: &Place) -> Option<Watched> {
         let running = self.shared.running.lock();
         let same = |job: &&Running| job.goal.asked == asked && place.is(&job.goal.target);
-        running.values().find(same).map(|job| job.watched.clone())
+        running.values().find(same).map(Running::join)
     }
 
     async fn resolve(&self, reference: &Reference) -> Result<Resolved, Failure> {
@@ -156,6 +174,31 @@ impl Fetches {
         }
     }
 
+    /// Gives up the fetch into `target`, and removes what it has so far; a folder that was finished before stays as it is.
+    pub async fn cancel(&self, target: &str) -> Result<(), Failure> {
+        let target = absolute(target, "target")?;
+        let unknown = |what: &str| Failure::new(Reason::FetchUnknown, format!("{} {what}", target.display()));
+        let outcome = {
+            let running = self.shared.running.lock();
+            running.get(&target).map(|job| {
+                job.stop.cancel();
+                job.watched.outcome.clone()
+            })
+        };
+        let Some(mut outcome) = outcome else {
+            // What an ended fetch left, to be gone on with, is given up, too.
+            let (store, at) = (Arc::clone(&self.shared.means.store), target.clone());
+            let done = tokio::task::spawn_blocking(move || give_up(store, &at)).await.map_err(internal)?;
+            return if done? { Ok(()) } else { Err(unknown("is not being fetched; see the status")) };
+        };
+        let ended = outcome.wait_for(Option::is_some).await.map_err(internal)?.clone();
+        match ended {
+            Some(Err(failure)) if failure.reason == Reason::Cancelled => Ok(()),
+            Some(Err(failure)) => Err(failure),
+            Some(Ok(_)) | None => Err(unknown("was complete just before")),
+        }
+    }
+
     /// Starts a job, or joins the one with this target. `known` is its row in the catalogue, if it has one.
     async fn start(&self, goal: Goal, known: Option<JobId>) -> Result<Watched, Failure> {
         let (told, progress) = watch::channel(wire::FetchProgress {
@@ -166,72 +209,37 @@ impl Fetches {
         });
         let (ended, outcome) = watch::channel(None);
         let watched = Watched { progress, outcome };
+        let (wake, stop) = (Arc::new(Notify::new()), self.shared.stop.child_token());
         {
             let mut running = self.shared.running.lock();
             if let Some(job) = running.get(&goal.target) {
                 if job.goal.manifest == goal.manifest {
-                    return Ok(job.watched.clone());
+                    return Ok(job.join());
                 }
-                let problem =
-                    format!("{} is being fetched into {}", job.goal.reference, goal.target.display());
+                let problem = format!(
+                    "{} is being fetched into {}; wait for it, give it up, or choose another folder",
+                    job.goal.reference,
+                    goal.target.display()
+                );
                 return Err(Failure::new(Reason::TargetExists, problem));
             }
             if running.len() >= MAX_JOBS {
-                let problem = format!("all {MAX_JOBS} fetches are in use; wait for one to end");
+                let problem =
+                    format!("all {MAX_JOBS} fetches are in use; wait for one to end, or give one up");
                 return Err(Failure::new(Reason::LimitExceeded, problem).with("limit", "fetches"));
             }
-            running.insert(goal.target.clone(), Running { goal: goal.clone(), watched: watched.clone() });
+            let job = Running {
+                goal: goal.clone(),
+                watched: watched.clone(),
+                waits: false,
+                wake: Arc::clone(&wake),
+                stop: stop.clone(),
+            };
+            running.insert(goal.target.clone(), job);
         }
-        let fetches = self.clone();
-        self.shared.tasks.spawn(async move {
-            let outcome = fetches.run(&goal, known, Arc::new(told)).await;
-            fetches.shared.running.lock().remove(&goal.target);
-            ended.send_replace(Some(outcome));
-        });
+        let course = Course { fetches: self.clone(), goal, told: Arc::new(told), ended, wake, stop };
+        self.shared.tasks.spawn(course.run(known));
         Ok(watched)
-    }
-
-    async fn run(
-        &self,
-        goal: &Goal,
-        known: Option<JobId>,
-        told: Arc<job::Told>,
-    ) -> Result<wire::FetchResult, Failure> {
-        let id = match known {
-            Some(id) => id,
-            None => self.record(goal).await?,
-        };
-        let (means, stop) = (self.shared.means.clone(), self.shared.stop.child_token());
-        match (Job { goal: goal.clone(), means, told, stop }).run().await {
-            Ok(result) => {
-                tracing::info!(
-                    reference = goal.reference,
-                    target = result.target,
-                    bytes = result.total_size,
-                    "fetched"
-                );
-                self.store(move |store| store.remove_job(id)).await?;
-                self.shared.changed.tell();
-                Ok(result)
-            }
-            Err(Ended::Stopped) => Err(stopping()),
-            Err(Ended::Failed(failure)) => {
-                tracing::warn!(reference = goal.reference, reason = %failure.reason, error = %failure.message, "a fetch failed");
-                self.store(move |store| store.remove_job(id)).await?;
-                Err(failure)
-            }
-        }
-    }
-
-    async fn record(&self, goal: &Goal) -> Result<JobId, Failure> {
-        let now = UnixMillis(self.shared.means.clock.unix_millis());
-        let goal = goal.clone();
-        self.store(move |store| {
-            let id = store.add_job(&goal.asked, &goal.target, now)?;
-            store.resolve_job(id, &goal.reference, &goal.manifest, &goal.target)?;
-            Ok(id)
-        })
-        .await
     }
 
     async fn store<T: Send + 'static>(
@@ -250,6 +258,17 @@ fn stopping() -> Failure {
     Failure::new(Reason::Draining, "the agent is stopping; a fetch that had begun goes on when it runs again")
 }
 
+/// A path of a request, written so that equal places are equal: without repeated separators or a trailing one.
+fn absolute(text: &str, what: &str) -> Result<PathBuf, Failure> {
+    let path = Path::new(text);
+    let climbs = path.components().any(|part| matches!(part, std::path::Component::ParentDir));
+    if !path.is_absolute() || climbs {
+        let problem = format!("{what} {text:?} is not an absolute path without \"..\"");
+        return Err(Failure::new(Reason::PathInvalid, problem));
+    }
+    Ok(path.components().collect())
+}
+
 /// Where a fetch goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
@@ -261,16 +280,6 @@ enum Place {
 
 impl Place {
     fn parse(request: &wire::FetchRequest) -> Result<Self, Failure> {
-        let absolute = |text: &str, what: &str| {
-            let path = Path::new(text);
-            let climbs = path.components().any(|part| matches!(part, std::path::Component::ParentDir));
-            if !path.is_absolute() || climbs {
-                let problem = format!("{what} {text:?} is not an absolute path without \"..\"");
-                return Err(Failure::new(Reason::PathInvalid, problem));
-            }
-            // Without repeated separators or a trailing one, so that equal places are equal.
-            Ok(path.components().collect::<PathBuf>())
-        };
         match (request.target.as_str(), request.working_directory.as_str()) {
             ("", "") => Err(Failure::new(
                 Reason::InvalidArgument,

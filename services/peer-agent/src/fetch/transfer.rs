@@ -9,7 +9,7 @@ use std::time::Duration;
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::{Digest, limits};
 
-use super::worker::{Answer, Order, Worker};
+use super::worker::{Answer, Broken, Order, Worker};
 use crate::content::fetch::{Next, Want};
 use crate::core::outgoing::{Ended, Want as Asked};
 use crate::exchange::{Event, Link, LinkError};
@@ -42,7 +42,7 @@ pub async fn run(
     link: &mut Link,
     manifest: Digest,
     delivered: &mut u64,
-) -> Result<Outcome, Failure> {
+) -> Result<Outcome, Broken> {
     let mut transfer = Transfer::new(manifest);
     let mut outcome = transfer.run(worker, link, delivered).await?;
     let mut rest = Vec::new();
@@ -95,7 +95,7 @@ impl Transfer {
         worker: &mut Worker,
         link: &mut Link,
         delivered: &mut u64,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<Outcome, Broken> {
         loop {
             if let Err(error) = self.flush(link).await {
                 return Ok(left(error));

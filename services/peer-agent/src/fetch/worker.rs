@@ -11,7 +11,7 @@ use p2psb_proto::error::Failure;
 use p2psb_proto::model::Digest;
 use tokio::sync::{mpsc, watch};
 
-use crate::content::fetch::{Fetch, FetchError, FetchProgress, Fetched, Next, Phase};
+use crate::content::fetch::{Fetch, FetchError, FetchProgress, Fetched, Next, Phase, Remedy, Start};
 use crate::core::outgoing::Arrived;
 use crate::failure::internal;
 use crate::store::Store;
@@ -52,34 +52,60 @@ pub enum Answer {
     Finished(Fetched),
 }
 
+/// Why the content can't be worked on: its disk, the catalogue, the manifest; never a host.
+#[derive(Debug)]
+pub struct Broken {
+    /// As the user is told.
+    pub failure: Failure,
+    /// What has to change before another attempt can help; `None` if nothing can.
+    pub remedy: Option<Remedy>,
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self { failure, remedy: None }
+    }
+}
+
+impl From<FetchError> for Broken {
+    fn from(error: FetchError) -> Self {
+        Self { remedy: error.remedy(), failure: error.into() }
+    }
+}
+
 /// The thread's handle.
 #[derive(Debug)]
 pub struct Worker {
     orders: mpsc::Sender<Order>,
-    answers: mpsc::Receiver<Result<Answer, Failure>>,
+    answers: mpsc::Receiver<Result<Answer, Broken>>,
     pending: usize,
     progress: watch::Receiver<FetchProgress>,
 }
 
 /// Nothing is known yet.
-const UNKNOWN: FetchProgress =
+pub(super) const UNKNOWN: FetchProgress =
     FetchProgress { phase: Phase::Manifest, bytes_done: 0, bytes_total: 0, bytes_local: 0, files_total: 0 };
 
 impl Worker {
     /// Starts the thread, which begins, or resumes, the fetch.
-    pub async fn open(store: Arc<Store>, manifest: Digest, target: PathBuf) -> Result<Self, Failure> {
+    pub async fn open(
+        store: Arc<Store>,
+        manifest: Digest,
+        target: PathBuf,
+        start: Start,
+    ) -> Result<Self, Broken> {
         let (orders, ordered) = mpsc::channel(MAX_PENDING);
         let (answer, answers) = mpsc::channel(MAX_PENDING + 1);
         let (tell, progress) = watch::channel(UNKNOWN);
         let (opened, open) = tokio::sync::oneshot::channel();
-        let body = move || match Fetch::open(store, manifest, &target) {
+        let body = move || match Fetch::open(store, manifest, &target, start) {
             Ok(fetch) => {
                 tell.send_replace(fetch.progress());
                 if opened.send(Ok(())).is_ok() {
                     work(fetch, ordered, &answer, &tell);
                 }
             }
-            Err(error) => drop(opened.send(Err(failed(&error)))),
+            Err(error) => drop(opened.send(Err(Broken::from(error)))),
         };
         std::thread::Builder::new().name("fetch".into()).spawn(body).map_err(internal)?;
         open.await.map_err(internal)??;
@@ -99,21 +125,21 @@ impl Worker {
     }
 
     /// Gives an order. Does not wait while [`Self::has_room`].
-    pub async fn order(&mut self, order: Order) -> Result<(), Failure> {
+    pub async fn order(&mut self, order: Order) -> Result<(), Broken> {
         self.orders.send(order).await.map_err(|_| internal("the fetching thread ended"))?;
         self.pending += 1;
         Ok(())
     }
 
     /// The next answer. Only while one is pending.
-    pub async fn answer(&mut self) -> Result<Answer, Failure> {
+    pub async fn answer(&mut self) -> Result<Answer, Broken> {
         let answer = self.answers.recv().await.ok_or_else(|| internal("the fetching thread ended"))?;
         self.pending = self.pending.saturating_sub(1);
         answer
     }
 
     /// Gives an order and waits for its answer. Only while none is pending.
-    pub async fn ask(&mut self, order: Order) -> Result<Answer, Failure> {
+    pub async fn ask(&mut self, order: Order) -> Result<Answer, Broken> {
         self.order(order).await?;
         self.answer().await
     }
@@ -138,15 +164,10 @@ impl Worker {
     }
 }
 
-fn failed(error: &FetchError) -> Failure {
-    let failure = Failure::new(error.reason(), error.to_string());
-    if error.is_final() { failure.with("final", "true") } else { failure }
-}
-
 fn work(
     fetch: Fetch,
     mut orders: mpsc::Receiver<Order>,
-    answers: &mpsc::Sender<Result<Answer, Failure>>,
+    answers: &mpsc::Sender<Result<Answer, Broken>>,
     progress: &watch::Sender<FetchProgress>,
 ) {
     let mut fetch = Some(fetch);
@@ -163,13 +184,16 @@ fn work(
                     }
                     Ok(answer)
                 });
-                progress.send_replace(at.progress());
+                if done.is_ok() {
+                    // How far it was when it failed, remains to be seen.
+                    progress.send_replace(at.progress());
+                }
                 fetch = Some(at);
                 done
             }
         };
         let failed = done.is_err();
-        if answers.blocking_send(done.map_err(|error| self::failed(&error))).is_err() || failed {
+        if answers.blocking_send(done.map_err(Broken::from)).is_err() || failed {
             return;
         }
     }

@@ -1,7 +1,7 @@
 //! Appending to the chain of an own package, at all indexes.
 //!
 //! Promises: an entry is signed only behind the highest head known to any index or to this agent; an index that lacks entries is
-//! given them first; an entry that one index acknowledged is published. What was signed and lost on the way is found again as the
+//! given them first, or when it is met anew; an entry that one index acknowledged is published. What was signed and lost on the way is found again as the
 //! head, so nothing is signed twice.
 
 use std::collections::BTreeMap;
@@ -104,6 +104,45 @@ impl Indexes {
             }
         }
         Err(most_telling(failures))
+    }
+
+    /// Gives an index what it lacks of these packages of a publisher: it was not there when they were published, or lost them. Only
+    /// what may pass is an error; an index that contradicts a chain is left as it is.
+    pub async fn complete(
+        &self,
+        index: &Index,
+        publisher: PublisherId,
+        names: &[PackageName],
+    ) -> Result<(), Failure> {
+        for name in names {
+            match self.complete_one(index, publisher, name).await {
+                Ok(()) => {}
+                Err(failure) if may_pass(failure.reason) => return Err(failure),
+                Err(failure) => {
+                    tracing::warn!(index = %index.id, %name, reason = %failure.reason, error = %failure.message, "an index can't be given what it lacks");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn complete_one(
+        &self,
+        index: &Index,
+        publisher: PublisherId,
+        name: &PackageName,
+    ) -> Result<(), Failure> {
+        let known = name.clone();
+        let mut base = self.store(move |store| store.head(&publisher, &known)).await?;
+        let head = self.head_at(index, publisher, name).await?;
+        let reached = head.as_ref().map_or(0, |head| head.value().seq);
+        if let Some(head) = head {
+            self.compare(head, &mut base).await?;
+        }
+        match base {
+            Some(base) if reached < base.value().seq => self.fill_up(index, &base, reached).await,
+            Some(_) | None => Ok(()),
+        }
     }
 
     fn sign(

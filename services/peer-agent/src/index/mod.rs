@@ -62,7 +62,8 @@ impl Directory for Locator {
 pub struct Index {
     /// Its id.
     pub id: PeerId,
-    connection: Connection,
+    /// To it.
+    pub connection: Connection,
 }
 
 impl Index {
@@ -151,6 +152,12 @@ impl Indexes {
     #[must_use]
     pub fn in_use(&self) -> Vec<PeerId> {
         self.shared.found.lock().in_use.clone()
+    }
+
+    /// How many indexes would be in use if all that are known were there.
+    #[must_use]
+    pub fn wanted(&self) -> usize {
+        self.shared.found.lock().providers.len().min(MAX_INDEXES)
     }
 
     /// Connections to the indexes in use: at least one.

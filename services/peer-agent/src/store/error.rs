@@ -34,7 +34,7 @@ pub enum StoreError {
         known: i64,
     },
     /// No space left.
-    #[error("the disk is full: the agent's catalogue can't grow; free some space and try again")]
+    #[error("the disk is full: the agent's catalogue can't grow; free some space")]
     DiskFull,
     /// The database fails.
     #[error("the agent's catalogue fails: {0}")]
@@ -54,6 +54,28 @@ impl StoreError {
         match self {
             Self::DiskFull => Reason::DiskFull,
             _ => Reason::StorageFailed,
+        }
+    }
+
+    /// Whether it may be gone by itself, or once somebody looked after the disk.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::DiskFull | Self::Folder { .. } => true,
+            Self::Sql(error) => matches!(
+                error.sqlite_error_code(),
+                Some(
+                    ErrorCode::SystemIoFailure
+                        | ErrorCode::ReadOnly
+                        | ErrorCode::CannotOpen
+                        | ErrorCode::PermissionDenied
+                        | ErrorCode::DatabaseBusy
+                        | ErrorCode::DatabaseLocked
+                        | ErrorCode::OutOfMemory
+                        | ErrorCode::FileLockingProtocolFailed
+                )
+            ),
+            Self::InUse { .. } | Self::Newer { .. } | Self::Record(_) | Self::Damaged(_) => false,
         }
     }
 

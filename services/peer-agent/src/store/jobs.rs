@@ -17,7 +17,7 @@ pub struct JobId(i64);
 pub enum JobState {
     /// To be worked on.
     Active,
-    /// Ended for good.
+    /// It could not go on; it is kept, and tried again.
     Failed {
         /// Why.
         reason: Reason,
@@ -74,7 +74,7 @@ impl Store {
         })
     }
 
-    /// Records that a job failed for good.
+    /// Records why a job could not go on.
     pub fn fail_job(&self, id: JobId, reason: Reason, message: &str) -> Result<(), StoreError> {
         self.write(|to| {
             let update = "UPDATE job SET reason = ?1, message = ?2 WHERE id = ?3";
@@ -83,7 +83,15 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a job: it is done, or was cancelled.
+    /// Records that a job is tried again.
+    pub fn retry_job(&self, id: JobId) -> Result<(), StoreError> {
+        self.write(|to| {
+            Ok(to.execute("UPDATE job SET reason = NULL, message = NULL WHERE id = ?1", [id.0])?)
+        })?;
+        Ok(())
+    }
+
+    /// Removes a job: it is done, can't be done, or was given up.
     pub fn remove_job(&self, id: JobId) -> Result<(), StoreError> {
         self.write(|to| Ok(to.execute("DELETE FROM job WHERE id = ?1", [id.0])?))?;
         Ok(())

@@ -13,6 +13,7 @@ mod jobs;
 mod partial;
 mod reader;
 mod releases;
+mod repair;
 mod schema;
 mod trees;
 
@@ -29,6 +30,7 @@ pub use jobs::{Job, JobId, JobState};
 pub(crate) use partial::{Claimed, PartialTree};
 pub use reader::{Problem, Reader};
 pub use releases::HeadSeen;
+pub(crate) use repair::{Recorded, Stamp};
 pub(crate) use trees::{Batch, ChunkRow, FileRow, Totals};
 pub use trees::{Holding, Tree, TreeId, TreeState};
 

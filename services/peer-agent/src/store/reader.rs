@@ -134,7 +134,7 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 fn unreadable(error: &io::Error) -> String {
-    format!("can't be read: {error}; bring it back or publish again")
+    format!("can't be read: {error}; bring it back, or publish or fetch it again")
 }
 
 impl Store {

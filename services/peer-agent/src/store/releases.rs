@@ -83,6 +83,15 @@ impl Store {
         select(&*self.read()?, SQL, params![publisher.to_wire().as_ref(), name.as_str()])
     }
 
+    /// The packages of a publisher of which a head was seen.
+    pub fn packages(&self, publisher: &PublisherId) -> Result<Vec<PackageName>, StoreError> {
+        let connection = self.read()?;
+        let mut statement =
+            connection.prepare_cached("SELECT name FROM head WHERE publisher = ?1 ORDER BY name")?;
+        let names = statement.query_map([publisher.to_wire().as_ref()], |row| row.get::<_, String>(0))?;
+        names.map(|name| name?.parse().map_err(StoreError::damaged)).collect()
+    }
+
     /// The newest remembered release of this content.
     pub fn release_of(&self, manifest: &Digest) -> Result<Option<Signed<PackageEntry>>, StoreError> {
         const SQL: &str = "SELECT record FROM release WHERE manifest = ?1 ORDER BY seq DESC LIMIT 1";

@@ -133,7 +133,7 @@ fn jobs_survive_a_restart() {
     let first = store.add_job("demo", Path::new(""), UnixMillis(1)).unwrap();
     let second = store.add_job("other@1", Path::new("/x"), UnixMillis(2)).unwrap();
     store.resolve_job(first, "pub1/demo@1.0.0", &Digest::of(b"m"), Path::new("/demo-1.0.0")).unwrap();
-    store.fail_job(second, Reason::PackageUnknown, "no such package").unwrap();
+    store.fail_job(second, Reason::DiskFull, "no room").unwrap();
     let store = reopen(&dir, store);
     let jobs = store.jobs().unwrap();
     assert_eq!(jobs.len(), 2);
@@ -142,8 +142,10 @@ fn jobs_survive_a_restart() {
     assert_eq!(jobs[0].manifest, Some(Digest::of(b"m")));
     assert_eq!(jobs[0].target, Path::new("/demo-1.0.0"));
     assert_eq!(jobs[0].state, JobState::Active);
-    let failed = JobState::Failed { reason: Reason::PackageUnknown, message: "no such package".into() };
+    let failed = JobState::Failed { reason: Reason::DiskFull, message: "no room".into() };
     assert_eq!((jobs[1].id, &jobs[1].state), (second, &failed));
+    store.retry_job(second).unwrap();
+    assert_eq!(store.jobs().unwrap()[1].state, JobState::Active);
     store.remove_job(second).unwrap();
     // A number is never used again.
     assert_ne!(store.add_job("again", Path::new(""), UnixMillis(3)).unwrap(), second);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::host::{Host, link_to};
 use bytes::Bytes;
+use p2psb_peer_agent::content::fetch::Start;
 use p2psb_peer_agent::content::publish::publish;
 use p2psb_peer_agent::exchange::ChunkSource;
 use p2psb_peer_agent::fetch::transfer::{self, Outcome};
@@ -80,7 +81,7 @@ impl Scene {
     }
 
     async fn worker(&self, store: &Arc<Store>) -> Worker {
-        Worker::open(Arc::clone(store), self.manifest, self.target()).await.unwrap()
+        Worker::open(Arc::clone(store), self.manifest, self.target(), Start::Asked).await.unwrap()
     }
 
     async fn fetch_from(&self, worker: &mut Worker, host: &Host) -> (Outcome, u64) {

@@ -3,6 +3,7 @@
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::presence::page_size;
 use p2psb_proto::model::{PeerId, ServiceName, limits};
+use p2psb_proto::wire::common::v1::LocatedPeer;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 
 use super::status::not_an_id;
@@ -18,10 +19,15 @@ const LISTED_OVERHEAD: usize = 32;
 
 /// Where is this peer?
 pub(super) fn locate(node: &Node, request: &wire::LocateRequest) -> Result<wire::LocateResponse, Failure> {
-    let peer = PeerId::from_slice(&request.peer_id).map_err(|error| not_an_id("peer_id", &error))?;
+    Ok(wire::LocateResponse { peer: Some(located(node, &request.peer_id)?) })
+}
+
+/// The peer of this id.
+pub(super) fn located(node: &Node, peer_id: &[u8]) -> Result<LocatedPeer, Failure> {
+    let peer = PeerId::from_slice(peer_id).map_err(|error| not_an_id("peer_id", &error))?;
     let now = node.now();
     let found = node.directory.read().locate(&peer, now)?;
-    Ok(wire::LocateResponse { peer: Some(convert::located(&found)?) })
+    convert::located(&found)
 }
 
 /// Which peers provide this service?
@@ -40,6 +46,7 @@ pub(super) fn find_by_service(
     Ok(wire::FindByServiceResponse {
         peers: page.peers.iter().map(convert::located).collect::<Result<_, _>>()?,
         next_page_token: page.next.map(|next| next.to_token(service.as_str())).unwrap_or_default(),
+        sampled: page.sampled,
     })
 }
 

@@ -4,17 +4,18 @@ use bytes::Bytes;
 use p2psb_proto::error::Failure;
 use p2psb_proto::model::proof::{ChallengeAction, ProofError, verify_answer};
 use p2psb_proto::model::time::duration_to_wire;
-use p2psb_proto::model::{Digest, PeerId, PeerStatement, RecordError, Signed};
+use p2psb_proto::model::{Digest, PeerId, PeerStatement, RecordError};
 use p2psb_proto::wire::common::v1::SignedRecord;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use prost::Message as _;
 
 use super::status::{draining, not_an_id};
 use crate::convert;
+use crate::core::ledger::Bringer;
 use crate::core::session::Freed;
 use crate::core::table::{Item, Merged};
 use crate::node::{Caller, Node};
-use crate::records::{TooOften, only_record};
+use crate::records::{only_record, only_withdrawal};
 
 /// Gives a challenge.
 pub(super) fn challenge(
@@ -86,14 +87,11 @@ fn enter(node: &Node, caller: &Caller, item: Item, proof: Bytes) -> Result<std::
         // The same call again: nothing happens twice.
         return Ok(until.saturating_duration_since(now.mono));
     }
-    if let Some(retry_after) = directory.table.wait(&item, now.wall) {
-        return Err(TooOften { retry_after }.into());
-    }
     let anew = directory.sessions.registers_anew(&peer);
     if anew {
         node.registrations.lock().enter(caller.ip())?;
     }
-    let merged = directory.table.offer(item, now.wall);
+    let merged = directory.table.offer(item, Bringer::Peer(caller.ip()), now.wall);
     if merged.is_ok() {
         directory.sessions.register(peer, seq, proof, caller.ip(), now.mono);
     } else if anew {
@@ -115,24 +113,9 @@ pub(super) fn unregister(
 ) -> Result<wire::UnregisterResponse, Failure> {
     let action = ChallengeAction::Unregister;
     let (statement, _) = verify(node, caller, request.withdrawal, request.proof.as_ref(), action)?;
-    if let PeerStatement::Record(record) = &statement {
-        let found = Signed::to_wire(record).r#type;
-        return Err(RecordError::Type { expected: "RECORD_TYPE_PEER_WITHDRAWAL", found }.into());
-    }
+    let statement = only_withdrawal(statement)?;
     let peer = statement.peer_id();
-    let (is_known, wait) = {
-        let directory = node.directory.read();
-        let wait = directory.table.wait(&convert::item(&statement), node.now().wall);
-        (directory.table.seq(&peer).is_some(), wait)
-    };
-    if !is_known {
-        // There is nothing to end, and a withdrawal of nobody would only take room.
-        return Ok(wire::UnregisterResponse {});
-    }
-    if let Some(retry_after) = wait {
-        return Err(TooOften { retry_after }.into());
-    }
-    if node.offer(&statement)? == Merged::Changed {
+    if node.offer(&statement, caller.ip())? == Merged::Changed {
         let freed = node.directory.write().sessions.unregister(&peer, node.now().mono);
         if let Some(Freed(from)) = freed {
             node.registrations.lock().leave(from);

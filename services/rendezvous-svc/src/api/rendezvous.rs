@@ -6,7 +6,7 @@ use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_server::RendezvousService;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{query, register};
+use super::{locate_stream, query, register, watch};
 use crate::node::{Caller, Node};
 use crate::sessions;
 
@@ -16,6 +16,8 @@ pub(crate) struct Rendezvous(pub(crate) Arc<Node>);
 #[tonic::async_trait]
 impl RendezvousService for Rendezvous {
     type ConnectStream = sessions::Outgoing;
+    type LocateStreamStream = locate_stream::Outgoing;
+    type WatchPresenceStream = watch::Outgoing;
 
     async fn connect(
         &self,
@@ -54,6 +56,21 @@ impl RendezvousService for Rendezvous {
         request: Request<wire::LocateRequest>,
     ) -> Result<Response<wire::LocateResponse>, Status> {
         Ok(Response::new(query::locate(&self.0, request.get_ref())?))
+    }
+
+    async fn locate_stream(
+        &self,
+        request: Request<Streaming<wire::LocateStreamRequest>>,
+    ) -> Result<Response<Self::LocateStreamStream>, Status> {
+        Ok(Response::new(locate_stream::locate_all(&self.0, request.into_inner())?))
+    }
+
+    async fn watch_presence(
+        &self,
+        request: Request<wire::WatchPresenceRequest>,
+    ) -> Result<Response<Self::WatchPresenceStream>, Status> {
+        let caller = Caller::of(&request, &self.0)?;
+        Ok(Response::new(watch::watch(&self.0, &caller, request.into_inner())?))
     }
 
     async fn find_by_service(

@@ -8,12 +8,12 @@ use crate::backbone::trust::TrustError;
 use crate::convert;
 use crate::core::admission::LimitReached;
 use crate::core::challenge::ChallengeExpired;
-use crate::core::directory::{PeerUnknown, UNKNOWN_RETRY};
+use crate::core::directory::{NotLocated, OFFLINE_RETRY, UNKNOWN_RETRY};
 use crate::core::members::LinkRefused;
 use crate::core::page::TokenInvalid;
 use crate::core::session::NotNewer;
 use crate::core::table::TableError;
-use crate::records::TooOften;
+use crate::core::watch::TooManyWatched;
 
 /// After how long a full server may have room again.
 const FULL_RETRY: Duration = Duration::from_secs(60);
@@ -36,9 +36,10 @@ impl From<TableError> for Failure {
                 attached(Self::new(Reason::RecordEquivocation, text), stored)
             }
             TableError::Expired { .. } => Self::new(Reason::RecordExpired, text),
-            TableError::Full { .. } => {
-                Self::new(Reason::LimitExceeded, text).with("limit", "limits.records").retry_after(FULL_RETRY)
+            TableError::TooOften { wait } => {
+                Self::new(Reason::LimitExceeded, text).with("limit", "record_changes").retry_after(wait)
             }
+            TableError::Full(reached) => reached.into(),
         }
     }
 }
@@ -49,11 +50,9 @@ impl From<LimitReached> for Failure {
     }
 }
 
-impl From<TooOften> for Failure {
-    fn from(error: TooOften) -> Self {
-        Self::new(Reason::LimitExceeded, error.to_string())
-            .with("limit", "record_changes")
-            .retry_after(error.retry_after)
+impl From<TooManyWatched> for Failure {
+    fn from(error: TooManyWatched) -> Self {
+        Self::new(Reason::LimitExceeded, error.to_string()).with("limit", "watched").retry_after(FULL_RETRY)
     }
 }
 
@@ -71,9 +70,17 @@ impl From<NotNewer> for Failure {
     }
 }
 
-impl From<PeerUnknown> for Failure {
-    fn from(error: PeerUnknown) -> Self {
-        Self::new(Reason::PeerUnknown, error.to_string()).retry_after(UNKNOWN_RETRY)
+impl From<NotLocated> for Failure {
+    fn from(error: NotLocated) -> Self {
+        let text = error.to_string();
+        match error {
+            NotLocated::Unknown { since, .. } => {
+                Self::new(Reason::PeerUnknown, text).with("knowledge_since", since).retry_after(UNKNOWN_RETRY)
+            }
+            NotLocated::Offline { last_seen, .. } => Self::new(Reason::PeerOffline, text)
+                .with("last_seen_time", last_seen)
+                .retry_after(OFFLINE_RETRY),
+        }
     }
 }
 
@@ -133,7 +140,8 @@ mod tests {
     use tonic::Status;
 
     use super::*;
-    use crate::core::testing::{item, peer, record};
+    use crate::core::ledger::Bringer;
+    use crate::core::testing::{T0, item, peer, record, shares};
 
     fn status(error: impl Into<Failure>) -> Status {
         error.into().into_status()
@@ -142,9 +150,10 @@ mod tests {
     #[test]
     fn a_stale_record_is_answered_with_the_stored_one() {
         let statement = record(1, 7, &[]);
-        let mut table = crate::core::table::Table::new(9);
-        table.offer(item(&statement), crate::core::testing::T0).unwrap();
-        let error = table.offer(item(&record(1, 6, &[])), crate::core::testing::T0).unwrap_err();
+        let mut table = crate::core::table::Table::new(shares(9), shares(9));
+        let mut offer = |statement| table.offer(item(statement), Bringer::Peer(None), T0);
+        offer(&statement).unwrap();
+        let error = offer(&record(1, 6, &[])).unwrap_err();
         let status = status(error);
         assert_eq!(reason_of(&status), Some(Reason::RecordStale));
         assert_eq!(record_of(&status), Some(statement.to_wire()));
@@ -154,10 +163,11 @@ mod tests {
     #[test]
     fn every_limit_is_named_and_says_when_to_come_back() {
         for status in [
-            status(TableError::Full { limit: 1 }),
+            status(TableError::Full(LimitReached { limit: "limits.records", most: 1 })),
             status(LimitReached { limit: "limits.sessions", most: 1 }),
-            status(TooOften { retry_after: Duration::from_millis(300) }),
+            status(TableError::TooOften { wait: Duration::from_millis(300) }),
             status(LinkRefused::Full { limit: 1 }),
+            status(TooManyWatched { limit: 1 }),
         ] {
             assert_eq!(reason_of(&status), Some(Reason::LimitExceeded));
             assert!(fact_of(&status, "limit").is_some() && retry_after_of(&status).is_some());
@@ -171,7 +181,8 @@ mod tests {
             (status(TableError::Expired { expired: UnixMillis(0) }), Reason::RecordExpired),
             (status(ChallengeExpired), Reason::ChallengeExpired),
             (status(NotNewer { offered: 1, current: 2 }), Reason::SessionReplaced),
-            (status(PeerUnknown { peer: peer(1) }), Reason::PeerUnknown),
+            (status(NotLocated::Unknown { peer: peer(1), since: UnixMillis(0) }), Reason::PeerUnknown),
+            (status(NotLocated::Offline { peer: peer(1), last_seen: UnixMillis(0) }), Reason::PeerOffline),
             (status(TokenInvalid), Reason::PageTokenInvalid),
             (status(LinkRefused::Duplicate), Reason::LinkDuplicate),
             (status(TrustError::Untrusted { peer: peer(1) }), Reason::BridgeUntrusted),

@@ -12,6 +12,7 @@ use prost::Message as _;
 use super::hub::Mailbox;
 use crate::convert;
 use crate::core::Now;
+use crate::core::members::LinkTicket;
 use crate::core::outbox::Next;
 use crate::core::own::SERVICE;
 use crate::core::presence::Statement;
@@ -113,8 +114,8 @@ pub(super) fn check(batch: &wire::BridgeBatch) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes what a member said. What proves nothing is passed over, the rest counts.
-pub(super) fn apply(node: &Node, home: PeerId, batch: wire::BridgeBatch) -> Applied {
+/// Takes what a member said over a link. What proves nothing is passed over, the rest counts.
+pub(super) fn apply(node: &Node, home: PeerId, link: LinkTicket, batch: wire::BridgeBatch) -> Applied {
     let mut applied = Applied::default();
     for record in batch.records {
         merge(node, home, record, &mut applied);
@@ -132,7 +133,7 @@ pub(super) fn apply(node: &Node, home: PeerId, batch: wire::BridgeBatch) -> Appl
         }
     }
     for presence in batch.presence {
-        if let Err(failure) = state(node, home, presence) {
+        if let Err(failure) = state(node, home, link, presence) {
             applied.count(failure);
         }
     }
@@ -147,7 +148,7 @@ fn with_algorithm(record: &SignedRecord) -> Vec<u8> {
 
 /// Returns whether the record was good, known before or not.
 fn merge(node: &Node, home: PeerId, record: SignedRecord, applied: &mut Applied) -> bool {
-    match node.merge(record, Some(home)) {
+    match node.merge(record, home) {
         Ok(Merged::Changed | Merged::Known) => true,
         Err(failure) => {
             applied.count(failure);
@@ -160,7 +161,7 @@ fn malformed(text: impl std::fmt::Display) -> Failure {
     Failure::new(Reason::InvalidArgument, format!("presence: {text}"))
 }
 
-fn state(node: &Node, home: PeerId, said: wire::HomePresence) -> Result<(), Failure> {
+fn state(node: &Node, home: PeerId, link: LinkTicket, said: wire::HomePresence) -> Result<(), Failure> {
     let peer = PeerId::from_slice(&said.peer_id).map_err(malformed)?;
     let source = PresenceSource::try_from(said.source).unwrap_or_default();
     let statement = statement(&said, source, node.now())?;
@@ -168,7 +169,14 @@ fn state(node: &Node, home: PeerId, said: wire::HomePresence) -> Result<(), Fail
     if !known {
         prove(node, home, peer, &said, source)?;
     }
-    node.directory.write().presence.state(home, peer, statement);
+    let changed = {
+        let mut directory = node.directory.write();
+        // Presence has no order of its own: of two links only the one that took the other's place may speak.
+        directory.members.is_current(&home, link) && directory.presence.state(home, peer, statement)
+    };
+    if changed {
+        node.hub.watching.changed(peer);
+    }
     Ok(())
 }
 

@@ -1,11 +1,11 @@
 //! Dialing: configured members for as long as the server lives, members heard of for as long as somebody names them.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2psb_client::{Dialer, Endpoint};
+use p2psb_client::{Dialer, Endpoint, resolve};
 use p2psb_proto::error::Reason;
 use p2psb_proto::model::{PeerId, PeerRecord, Signed};
 use p2psb_runtime::retry::Backoff;
@@ -112,7 +112,7 @@ impl Work {
                 Err(refused) => refused.peer.or(who),
             };
             if let Some(peer) = who {
-                self.node.hub.configure(peer);
+                self.node.hub.configure(&endpoint, peer);
             }
             let pause = self.after(&endpoint, &attempt, &mut backoff);
             self.pause(pause).await;
@@ -131,11 +131,11 @@ impl Work {
                 break;
             }
             let mut pause = backoff.next_delay();
-            for endpoint in self.endpoints(&peer).await {
+            for endpoint in self.endpoints(&peer) {
                 if self.draining() || self.node.directory.read().members.is_linked(&peer) {
                     break;
                 }
-                let attempt = self.dial(&endpoint).await;
+                let Some(attempt) = self.dial_told(&endpoint).await else { continue };
                 pause = self.after(&endpoint, &attempt, &mut backoff);
                 if attempt.is_ok() {
                     break;
@@ -149,6 +149,27 @@ impl Work {
     async fn dial(&self, endpoint: &Endpoint) -> Result<Ended, Refused> {
         let connection = self.dialer.dial_unproven(endpoint).await?;
         handshake::dialed(&self.node, &self.trust, connection, endpoint).await
+    }
+
+    /// Dials where others told that a member is; `None` if this server may not. The name is resolved once: what is dialed is
+    /// what was looked at.
+    async fn dial_told(&self, endpoint: &Endpoint) -> Option<Result<Ended, Refused>> {
+        let addresses = match resolve(endpoint).await {
+            Ok(addresses) => addresses,
+            Err(error) => return Some(Err(error.into())),
+        };
+        if !may_dial(&addresses, self.allow_private) {
+            tracing::debug!(
+                endpoint = endpoint.url(),
+                "not dialed: a private address, and dial.allow_private is off"
+            );
+            return None;
+        }
+        let dialed = match self.dialer.dial_unproven_at(endpoint, &addresses).await {
+            Ok(connection) => handshake::dialed(&self.node, &self.trust, connection, endpoint).await,
+            Err(error) => Err(error.into()),
+        };
+        Some(dialed)
     }
 
     /// How long to wait after an attempt; what failed is said.
@@ -183,33 +204,19 @@ impl Work {
         retry_in
     }
 
-    /// Where a member says that it is, as far as this server may dial there.
-    async fn endpoints(&self, peer: &PeerId) -> Vec<Endpoint> {
+    /// Where a member says that it is.
+    fn endpoints(&self, peer: &PeerId) -> Vec<Endpoint> {
         let now = self.node.now().wall;
         let bytes = self.node.directory.read().table.valid(peer, now).map(|entry| entry.bytes().clone());
         let record = bytes.and_then(|bytes| Signed::<PeerRecord>::verify(convert::signed(&bytes).ok()?).ok());
-        let Some(record) = record else { return Vec::new() };
-        let mut allowed = Vec::new();
-        for endpoint in record.value().addresses.iter().filter_map(|address| Endpoint::of(address, *peer)) {
-            if self.may_dial(&endpoint).await {
-                allowed.push(endpoint);
-            } else {
-                tracing::debug!(member = %peer, endpoint = endpoint.url(), "not dialed: a private address, and dial.allow_private is off");
-            }
-        }
-        allowed
+        let addresses = record.map(|record| record.value().addresses.clone()).unwrap_or_default();
+        addresses.iter().filter_map(|address| Endpoint::of(address, *peer)).collect()
     }
+}
 
-    async fn may_dial(&self, endpoint: &Endpoint) -> bool {
-        if self.allow_private {
-            return true;
-        }
-        match tokio::net::lookup_host((endpoint.host(), endpoint.port())).await {
-            Ok(mut addresses) => addresses.all(|address| is_public(address.ip())),
-            // The dialer says what is wrong with the name.
-            Err(_) => true,
-        }
-    }
+/// Whether a name that leads to these addresses may be dialed: one that is not public speaks against all of them.
+fn may_dial(addresses: &[SocketAddr], allow_private: bool) -> bool {
+    allow_private || addresses.iter().all(|address| is_public(address.ip()))
 }
 
 fn backoff() -> Backoff {
@@ -219,27 +226,41 @@ fn backoff() -> Backoff {
 /// Whether an address lies on the open internet.
 fn is_public(ip: IpAddr) -> bool {
     match ip.to_canonical() {
-        IpAddr::V4(ip) => {
-            let [a, b, ..] = ip.octets();
-            let shared = a == 100 && (64..128).contains(&b);
-            !(ip.is_private()
-                || ip.is_loopback()
-                || ip.is_link_local()
-                || ip.is_multicast()
-                || ip.is_broadcast()
-                || ip.is_documentation()
-                || a == 0
-                || a >= 240
-                || shared)
-        }
-        IpAddr::V6(ip) => {
-            !(ip.is_loopback()
-                || ip.is_unspecified()
-                || ip.is_multicast()
-                || ip.is_unique_local()
-                || ip.is_unicast_link_local())
-        }
+        IpAddr::V4(ip) => is_public_v4(ip),
+        IpAddr::V6(ip) => is_public_v6(ip),
     }
+}
+
+fn is_public_v4(ip: Ipv4Addr) -> bool {
+    let [a, b, c, _] = ip.octets();
+    let shared = a == 100 && (64..128).contains(&b);
+    let protocols = (a, b, c) == (192, 0, 0);
+    let benchmarks = a == 198 && (18..20).contains(&b);
+    !(ip.is_private()
+        || ip.is_loopback()
+        || ip.is_link_local()
+        || ip.is_multicast()
+        || ip.is_broadcast()
+        || ip.is_documentation()
+        || a == 0
+        || a >= 240
+        || shared
+        || protocols
+        || benchmarks)
+}
+
+fn is_public_v6(ip: Ipv6Addr) -> bool {
+    let segments = ip.segments();
+    // A translator (NAT64) or a 6to4 relay leads to the IPv4 address inside.
+    let inside = |high: u16, low: u16| is_public_v4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
+    match segments {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => return inside(high, low),
+        [0x2002, high, low, ..] => return inside(high, low),
+        _ => {}
+    }
+    let [first, second, ..] = segments;
+    // Everything that is in use lies in here; documentation and Teredo lie there, too.
+    first & 0xe000 == 0x2000 && !(first == 0x2001 && matches!(second, 0 | 0xdb8))
 }
 
 #[cfg(test)]
@@ -249,7 +270,9 @@ mod tests {
     #[test]
     fn only_public_addresses_count_as_public() {
         let public = |text: &str| is_public(text.parse().unwrap());
-        for yes in ["8.8.8.8", "100.128.0.1", "2606:4700::1"] {
+        for yes in
+            ["8.8.8.8", "100.128.0.1", "192.0.1.1", "2606:4700::1", "64:ff9b::8.8.8.8", "2002:808:808::1"]
+        {
             assert!(public(yes), "{yes}");
         }
         for no in [
@@ -269,8 +292,24 @@ mod tests {
             "fd00::1",
             "ff02::1",
             "::ffff:127.0.0.1",
+            "192.0.0.8",
+            "198.18.0.1",
+            "::127.0.0.1",
+            "fec0::1",
+            "100::1",
+            "2001:db8::1",
+            "2001::1",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b:1::1",
+            "2002:a00:1::1",
         ] {
             assert!(!public(no), "{no}");
         }
+    }
+    #[test]
+    fn one_private_address_behind_a_name_speaks_against_all() {
+        let at = |all: &[&str]| all.iter().map(|ip| (ip.parse::<IpAddr>().unwrap(), 7400).into()).collect();
+        let (public, mixed): (Vec<_>, Vec<_>) = (at(&["8.8.8.8", "9.9.9.9"]), at(&["8.8.8.8", "10.0.0.1"]));
+        assert!(may_dial(&public, false) && !may_dial(&mixed, false) && may_dial(&mixed, true));
     }
 }

@@ -98,7 +98,7 @@ pub(crate) fn accept(
         let ended = match within(listen(&node, &trust, ends)).await {
             Ok((link, ends)) => link.run(None, ends.inbound, ends.outbound).await.reason,
             Err(failure) => {
-                log_refusal(&failure, &caller);
+                log_refusal(&node, &failure, &caller);
                 Some(failure)
             }
         };
@@ -111,13 +111,14 @@ pub(crate) fn accept(
     Ok(ReceiverStream::new(answers).map(|frame| frame.map(Frame::into_response)).boxed())
 }
 
-/// That a member looked who is there, and has a link already or is this server itself, is no news.
-fn log_refusal(failure: &Failure, caller: &Caller) {
+/// That a member looked who is there, and has a link already or is this server itself, is no news. Of strangers, who may come as
+/// often as they like, one is logged now and then.
+fn log_refusal(node: &Node, failure: &Failure, caller: &Caller) {
     let (reason, problem, from) = (failure.reason, failure.message.as_str(), &caller.addr);
-    if matches!(reason, Reason::Unreachable | Reason::LinkDuplicate) {
-        tracing::debug!(%reason, problem, ?from, "no link came to be");
-    } else {
-        tracing::warn!(%reason, problem, ?from, "refused a link");
+    let is_news = !matches!(reason, Reason::Unreachable | Reason::LinkDuplicate);
+    match is_news.then(|| node.hub.refused_link(node.clock.now())).flatten() {
+        Some(times) => tracing::warn!(%reason, problem, ?from, times, "refused a link"),
+        None => tracing::debug!(%reason, problem, ?from, "no link came to be"),
     }
 }
 
@@ -163,7 +164,7 @@ fn read_hello(node: &Node, hello: &wire::BridgeHello) -> Result<(PeerId, Nonce, 
 
 /// A dialed link did not come to be.
 pub(super) struct Refused {
-    /// Who is there, if that is known.
+    /// Who is there, if it proved that.
     pub(super) peer: Option<PeerId>,
     /// Why not.
     pub(super) failure: Failure,
@@ -196,9 +197,6 @@ pub(super) async fn dialed(
         let inbound = answers.into_inner().map(|message| message.map(Frame::of_response)).boxed();
         let mut ends = Ends { inbound, outbound, binding: connection.binding() };
         let Frame::Hello(hello) = ends.next().await? else { return Err(unexpected("hello").into()) };
-        if hello.hello.as_ref().is_some_and(|hello| hello.peer_id == node.id.to_wire()) {
-            return Err(Refused { peer: Some(node.id), failure: LinkRefused::Own.into() });
-        }
         let (peer, server_nonce, record) = read_hello(node, &hello)?;
         let expected = endpoint.pin().or(connection.server_id());
         if let Some(expected) = expected.filter(|expected| *expected != peer) {
@@ -213,10 +211,15 @@ pub(super) async fn dialed(
             server_nonce,
             session_seq: link_seq,
         };
-        prove_both(node, trust, &mut ends, &transcript, hello.proof.as_ref())
-            .await
-            .map_err(|failure| Refused { peer: Some(peer), failure })
-            .map(|first| (ends, peer, record, first))
+        // Until here anybody may have claimed to be anybody.
+        let live = hello.proof.as_ref().and_then(|proof| proof.proof.as_ref());
+        transcript.verify(ProofRole::BridgeListener, &ends.binding, live)?;
+        let proven = |failure| Refused { peer: Some(peer), failure };
+        if peer == node.id {
+            return Err(proven(LinkRefused::Own.into()));
+        }
+        let first = prove_both(node, trust, &mut ends, &transcript, hello.proof.as_ref()).await;
+        Ok((ends, peer, record, first.map_err(proven)?))
     };
     let (ends, peer, record, first) = match tokio::time::timeout(limits::HANDSHAKE, shake).await {
         Ok(done) => done?,

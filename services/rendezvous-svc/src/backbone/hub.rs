@@ -1,8 +1,10 @@
 //! The links that are up, and what each still has to be told.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use p2psb_client::Endpoint;
 use p2psb_proto::model::PeerId;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
@@ -11,6 +13,11 @@ use tokio_util::sync::CancellationToken;
 use crate::core::members::LinkTicket;
 use crate::core::outbox::{Next, Outbox};
 use crate::core::placement::push_to;
+use crate::core::seldom::Seldom;
+use crate::watching::Watching;
+
+/// Refused links are logged at most this often.
+const REFUSALS_PAUSE: Duration = Duration::from_secs(10);
 
 /// What one member still has to be told, and how its link is woken and cut.
 #[derive(Debug, Default)]
@@ -59,19 +66,30 @@ pub(crate) struct Hub {
     links: RwLock<HashMap<PeerId, (LinkTicket, Arc<Mailbox>)>>,
     /// Told of every link that comes or goes, and of members that were heard of.
     changed: watch::Sender<()>,
-    /// Ids behind configured endpoints, as far as they are known.
-    configured: Mutex<HashSet<PeerId>>,
+    /// Links that were refused.
+    refused: Mutex<Seldom>,
+    /// Who stands behind each configured endpoint, as far as that was proven.
+    configured: Mutex<HashMap<Endpoint, PeerId>>,
+    /// Who watches peers at this server: told of the same changes as the members.
+    pub(crate) watching: Watching,
 }
 
 impl Default for Hub {
     fn default() -> Self {
-        Self { links: RwLock::default(), changed: watch::Sender::new(()), configured: Mutex::default() }
+        Self {
+            links: RwLock::default(),
+            changed: watch::Sender::new(()),
+            refused: Mutex::new(Seldom::new(REFUSALS_PAUSE)),
+            configured: Mutex::default(),
+            watching: Watching::default(),
+        }
     }
 }
 
 impl Hub {
     /// The record of a peer changed; `from` is the member that said so.
     pub(crate) fn record(&self, peer: PeerId, from: Option<&PeerId>) {
+        self.watching.changed(peer);
         let links = self.links.read();
         for member in push_to(&peer, from, links.keys()) {
             if let Some((_, mailbox)) = links.get(member) {
@@ -82,6 +100,7 @@ impl Hub {
 
     /// The presence of a peer at this server changed.
     pub(crate) fn presence(&self, peer: PeerId) {
+        self.watching.changed(peer);
         for (_, mailbox) in self.links.read().values() {
             mailbox.put(|outbox| outbox.presence(peer));
         }
@@ -118,14 +137,19 @@ impl Hub {
         self.changed.send_replace(());
     }
 
-    /// This id stands behind a configured endpoint: its task keeps the link.
-    pub(super) fn configure(&self, peer: PeerId) {
-        self.configured.lock().insert(peer);
+    /// A link was refused. Returns how many were since this was last logged, when it may be again.
+    pub(super) fn refused_link(&self, now: Instant) -> Option<u64> {
+        self.refused.lock().count(1, now)
+    }
+
+    /// This id stands behind a configured endpoint: its task keeps the link. Who is there now takes the place of who was.
+    pub(super) fn configure(&self, endpoint: &Endpoint, peer: PeerId) {
+        self.configured.lock().insert(endpoint.clone(), peer);
     }
 
     /// Whether the id stands behind a configured endpoint.
     pub(crate) fn is_configured(&self, peer: &PeerId) -> bool {
-        self.configured.lock().contains(peer)
+        self.configured.lock().values().any(|one| one == peer)
     }
 
     /// Follows the changes.

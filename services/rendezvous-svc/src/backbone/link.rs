@@ -18,6 +18,7 @@ use super::batch;
 use super::frame::Frame;
 use super::handshake::{Inbound, Outbound};
 use super::hub::Mailbox;
+use crate::core::directory::Directory;
 use crate::core::members::{DialedBy, LinkRefused, LinkTicket};
 use crate::core::presence::{MARK_INTERVAL, MARKS_MISSED};
 use crate::node::Node;
@@ -65,7 +66,7 @@ impl Link {
         seq: u64,
         record: SignedRecord,
     ) -> Result<Self, Failure> {
-        node.merge(record, Some(peer))?;
+        node.merge(record, peer)?;
         let now = node.now().mono;
         let (ticket, mailbox) = {
             let mut directory = node.directory.write();
@@ -78,6 +79,7 @@ impl Link {
             mailbox.fill(directory.table.peers(), directory.sessions.present(now));
         }
         node.hub.members_changed();
+        node.hub.watching.home_changed(&peer);
         metrics::counter!("rendezvous_links_total").increment(1);
         tracing::info!(member = %peer, dialed_by = ?dialed_by, "linked");
         Ok(Self { node: Arc::clone(node), peer, ticket, mailbox, since: Instant::now() })
@@ -173,7 +175,7 @@ impl Link {
         self.node.directory.write().members.heard(&self.peer, self.node.now().mono);
         match frame {
             Frame::Mark(_) if *synced => {
-                self.node.directory.write().presence.mark(&self.peer, self.node.now().mono);
+                self.say(|directory, now| directory.presence.mark(&self.peer, now));
             }
             Frame::Mark(_) => {}
             Frame::Batch(batch) => {
@@ -182,7 +184,9 @@ impl Link {
                 self.apply(batch).await?;
                 if last && !*synced {
                     *synced = true;
-                    self.node.directory.write().presence.synced(&self.peer, self.node.now().mono);
+                    self.say(|directory, now| directory.presence.synced(&self.peer, now));
+                    // Whom it did not name again is gone.
+                    self.node.hub.watching.home_changed(&self.peer);
                     tracing::debug!(member = %self.peer, "knows all the member knows");
                 }
             }
@@ -193,12 +197,21 @@ impl Link {
         Ok(())
     }
 
+    /// Takes the member's word, unless another link took the place of this one.
+    fn say(&self, said: impl FnOnce(&mut Directory, std::time::Instant)) {
+        let now = self.node.now().mono;
+        let mut directory = self.node.directory.write();
+        if directory.members.is_current(&self.peer, self.ticket) {
+            said(&mut directory, now);
+        }
+    }
+
     async fn apply(&self, batch: wire::BridgeBatch) -> Result<(), Failure> {
-        let (node, home) = (Arc::clone(&self.node), self.peer);
+        let (node, home, link) = (Arc::clone(&self.node), self.peer, self.ticket);
         let applied = if batch.records.len() + batch.presence.len() + batch.members.len() <= SMALL_BATCH {
-            batch::apply(&node, home, batch)
+            batch::apply(&node, home, link, batch)
         } else {
-            tokio::task::spawn_blocking(move || batch::apply(&node, home, batch))
+            tokio::task::spawn_blocking(move || batch::apply(&node, home, link, batch))
                 .await
                 .map_err(|error| Failure::new(Reason::Internal, format!("a batch was not taken: {error}")))?
         };
@@ -220,6 +233,7 @@ impl Drop for Link {
         if was_current {
             self.node.hub.leave(&self.peer, self.ticket);
             self.node.hub.members_changed();
+            self.node.hub.watching.home_changed(&self.peer);
         }
     }
 }

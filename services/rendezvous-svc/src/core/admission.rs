@@ -73,19 +73,31 @@ impl Admission {
 
     /// Admits one. Behind a proxy that does not tell, nobody knows from where.
     pub fn enter(&mut self, from: Option<IpAddr>) -> Result<(), LimitReached> {
-        let reached = |(most, limit), count: usize| {
-            if count >= most { Err(LimitReached { limit, most }) } else { Ok(()) }
-        };
-        reached(self.limits.total, self.total)?;
-        if let Some(ip) = from {
-            reached(self.limits.per_ip, self.count(Source::host(ip)))?;
-            reached(self.limits.per_prefix, self.count(Source::network(ip)))?;
-            for source in [Source::host(ip), Source::network(ip)] {
-                *self.sources.entry(source).or_default() += 1;
-            }
-        }
-        self.total += 1;
+        self.has_room()?;
+        self.has_room_for(from)?;
+        self.count(from);
         Ok(())
+    }
+
+    /// Whether one more may be here in all.
+    pub fn has_room(&self) -> Result<(), LimitReached> {
+        below(self.total, self.limits.total)
+    }
+
+    /// Whether one more may be from there.
+    pub fn has_room_for(&self, from: Option<IpAddr>) -> Result<(), LimitReached> {
+        let Some(ip) = from else { return Ok(()) };
+        below(self.count_of(Source::host(ip)), self.limits.per_ip)?;
+        below(self.count_of(Source::network(ip)), self.limits.per_prefix)
+    }
+
+    /// Counts one that needs no admission.
+    pub fn count(&mut self, from: Option<IpAddr>) {
+        self.total += 1;
+        let Some(ip) = from else { return };
+        for source in [Source::host(ip), Source::network(ip)] {
+            *self.sources.entry(source).or_default() += 1;
+        }
     }
 
     /// One that was admitted from there leaves.
@@ -100,7 +112,7 @@ impl Admission {
         }
     }
 
-    fn count(&self, source: Source) -> usize {
+    fn count_of(&self, source: Source) -> usize {
         self.sources.get(&source).copied().unwrap_or_default()
     }
 
@@ -109,6 +121,11 @@ impl Admission {
     pub const fn total(&self) -> usize {
         self.total
     }
+}
+
+/// Whether one more fits below a limit.
+pub(super) fn below(count: usize, (most, limit): (usize, &'static str)) -> Result<(), LimitReached> {
+    if count < most { Ok(()) } else { Err(LimitReached { limit, most }) }
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! Who is where, and is it there? What is asked of a rendezvous, answered from its table, its sessions and what other homes
 //! say.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use p2psb_proto::model::presence::{Presence as Answer, PresenceSource, PresenceState};
 use p2psb_proto::model::{PeerId, UnixMillis};
 
 use super::Now;
+use super::ledger::Shares;
 use super::members::Members;
 use super::page::{Cursor, Part};
 use super::presence::{Presence, View};
@@ -23,18 +24,37 @@ pub const UNKNOWN_RETRY: Duration = Duration::from_secs(30);
 /// How much may be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Peers with a record or withdrawal, statements of other homes, and peers remembered after they went: each.
-    pub peers: usize,
+    /// Peers with a record or withdrawal. As many statements of other homes may be known, and as many peers remembered after
+    /// they went.
+    pub records: Shares,
+    /// Names of services.
+    pub services: Shares,
     /// Members of the backbone.
     pub members: usize,
 }
 
+/// After how long somebody who asked for a peer that was seen may ask again: it may be back any moment.
+pub const OFFLINE_RETRY: Duration = Duration::from_secs(10);
+
 /// No valid record of the peer is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no valid record of {peer} is known in this backbone")]
-pub struct PeerUnknown {
-    /// Who was asked for.
-    pub peer: PeerId,
+pub enum NotLocated {
+    /// As far as is known it never was here.
+    #[error("{peer} was never seen in this backbone, as far as is known since {since}")]
+    Unknown {
+        /// Who was asked for.
+        peer: PeerId,
+        /// Since when this server knows what happens.
+        since: UnixMillis,
+    },
+    /// It was, and went.
+    #[error("{peer} is offline, last seen at {last_seen}: it left, or its record ran out")]
+    Offline {
+        /// Who was asked for.
+        peer: PeerId,
+        /// When it was last heard; when it signed its last statement, if it was not.
+        last_seen: UnixMillis,
+    },
 }
 
 /// A peer that was found.
@@ -46,6 +66,17 @@ pub struct Located {
     pub presence: Answer,
 }
 
+/// A peer that is watched, as it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// Where it is.
+    pub found: Result<Located, NotLocated>,
+    /// Whose word its presence is.
+    pub home: Option<PeerId>,
+    /// When it may be something else by time alone.
+    pub due: Option<Instant>,
+}
+
 /// A page of providers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
@@ -53,6 +84,8 @@ pub struct Page {
     pub peers: Vec<Located>,
     /// Where the next page begins; `None` on the last one.
     pub next: Option<Cursor>,
+    /// There may be providers that no page names.
+    pub sampled: bool,
 }
 
 /// How large a page may be.
@@ -79,6 +112,8 @@ pub struct KnownRendezvous {
 #[derive(Debug)]
 pub struct Directory {
     own: PeerId,
+    /// Since when it is known who comes and goes; set by whoever starts the server.
+    pub knowledge_since: UnixMillis,
     /// Records and withdrawals.
     pub table: Table,
     /// Peers that are here.
@@ -93,19 +128,42 @@ impl Directory {
     /// Knows nothing yet.
     #[must_use]
     pub fn new(own: PeerId, timing: Timing, capacity: Capacity) -> Self {
+        let (peers, _) = capacity.records.peers.total;
         Self {
             own,
-            table: Table::new(capacity.peers),
-            sessions: Sessions::new(timing, capacity.peers),
-            presence: Presence::new(capacity.peers, timing.suspect_after()),
+            knowledge_since: UnixMillis::default(),
+            table: Table::new(capacity.records, capacity.services),
+            sessions: Sessions::new(timing, peers),
+            presence: Presence::new(peers, timing.suspect_after()),
             members: Members::new(own, capacity.members),
         }
     }
 
     /// Where is this peer?
-    pub fn locate(&self, peer: &PeerId, now: Now) -> Result<Located, PeerUnknown> {
-        let entry = self.table.valid(peer, now.wall).ok_or(PeerUnknown { peer: *peer })?;
-        Ok(self.located(peer, entry, now))
+    pub fn locate(&self, peer: &PeerId, now: Now) -> Result<Located, NotLocated> {
+        match self.table.valid(peer, now.wall) {
+            Some(entry) => Ok(self.located(peer, entry, now)),
+            None => Err(self.not_located(*peer, now)),
+        }
+    }
+
+    /// Where is this peer, and until when is that sure to be so if nothing happens?
+    #[must_use]
+    pub fn observe(&self, peer: &PeerId, now: Now) -> Observed {
+        let entry = self.table.valid(peer, now.wall);
+        let ends = entry.map(|entry| now.mono + entry.expires().since(now.wall));
+        let changes = self.presence.next_change(peer, |home| self.members.is_linked(home), now.mono);
+        let home = self.view(peer, now).map(|view| view.home);
+        Observed { found: self.locate(peer, now), home, due: [ends, changes].into_iter().flatten().min() }
+    }
+
+    fn not_located(&self, peer: PeerId, now: Now) -> NotLocated {
+        let said = self.table.known(&peer).map(|entry| entry.issued().min(now.wall));
+        let heard = self.view(&peer, now).map(|view| now.wall_at(view.last_seen));
+        match said.max(heard) {
+            Some(last_seen) => NotLocated::Offline { peer, last_seen },
+            None => NotLocated::Unknown { peer, since: self.knowledge_since },
+        }
     }
 
     fn located(&self, peer: &PeerId, entry: &Entry, now: Now) -> Located {
@@ -128,7 +186,7 @@ impl Directory {
                 (online == (part == Part::Online)).then_some((Cursor { part, after: peer }, entry))
             })
         };
-        let mut page = Page { peers: Vec::new(), next: None };
+        let mut page = Page { peers: Vec::new(), next: None, sampled: self.table.is_sampled(service) };
         let (mut bytes, mut last) = (0, None);
         for (cursor, entry) in part(Part::Online).chain(part(Part::Rest)) {
             bytes += entry.bytes().len() + LOCATED_OVERHEAD;
@@ -203,10 +261,11 @@ mod tests {
     use p2psb_proto::model::PeerStatement;
 
     use super::*;
+    use crate::core::ledger::Bringer;
     use crate::core::members::DialedBy;
     use crate::core::presence::Statement;
     use crate::core::session::Ending;
-    use crate::core::testing::{T0, Time, item, peer, record, withdrawal};
+    use crate::core::testing::{T0, Time, item, peer, record, shares, withdrawal};
 
     const OWN: u8 = 200;
     const MEMBER: u8 = 201;
@@ -215,11 +274,15 @@ mod tests {
 
     fn directory() -> Directory {
         let timing = Timing { heartbeat: Duration::from_secs(30), registration: Duration::from_secs(300) };
-        Directory::new(peer(OWN), timing, Capacity { peers: 1000, members: 10 })
+        Directory::new(
+            peer(OWN),
+            timing,
+            Capacity { records: shares(1000), services: shares(10), members: 10 },
+        )
     }
 
     fn know(directory: &mut Directory, statement: &PeerStatement) {
-        directory.table.offer(item(statement), T0).unwrap();
+        directory.table.offer(item(statement), Bringer::Peer(None), T0).unwrap();
     }
 
     #[test]
@@ -230,17 +293,25 @@ mod tests {
         assert_eq!((found.state, found.source), (PresenceState::Offline, PresenceSource::Record));
         assert_eq!((found.last_seen, found.home), (T0, None));
         assert_eq!(found.as_of, t.at(60).wall);
-        assert_eq!(d.locate(&peer(2), t.at(0)), Err(PeerUnknown { peer: peer(2) }));
+        d.knowledge_since = T0;
+        assert_eq!(d.locate(&peer(2), t.at(0)), Err(NotLocated::Unknown { peer: peer(2), since: T0 }));
     }
 
     #[test]
-    fn a_withdrawn_or_expired_peer_is_unknown() {
+    fn a_withdrawn_or_expired_peer_is_offline_with_the_time_it_was_last_seen() {
         let (mut d, t) = (directory(), Time::start());
         know(&mut d, &record(1, 1, &[]));
         assert!(d.locate(&peer(1), t.at(3599)).is_ok());
-        assert!(d.locate(&peer(1), t.at(3600)).is_err());
+        let offline = |last_seen| Err(NotLocated::Offline { peer: peer(1), last_seen });
+        assert_eq!(d.locate(&peer(1), t.at(3600)), offline(T0));
+        let ticket = d.sessions.open(peer(1), 1, Bytes::new(), t.at(50).mono).unwrap().ticket;
+        d.sessions.close(peer(1), ticket, Ending::Clean, t.at(60).mono);
         know(&mut d, &withdrawal(1, 2));
-        assert!(d.locate(&peer(1), t.at(0)).is_err());
+        let found = d.locate(&peer(1), t.at(70));
+        assert!(
+            matches!(found, Err(NotLocated::Offline { last_seen, .. }) if last_seen >= t.at(50).wall),
+            "{found:?}"
+        );
     }
 
     #[test]

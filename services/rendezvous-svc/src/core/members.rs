@@ -149,15 +149,19 @@ impl Members {
         }
     }
 
+    /// Whether this is the link with the member now. What a replaced one still says is older than what the one in its place says.
+    #[must_use]
+    pub fn is_current(&self, peer: &PeerId, ticket: LinkTicket) -> bool {
+        self.members.get(peer).and_then(|member| member.link).is_some_and(|link| link.ticket == ticket)
+    }
+
     /// A link ended. Returns whether it was the current one.
     pub fn unlink(&mut self, peer: &PeerId, ticket: LinkTicket) -> bool {
-        match self.members.get_mut(peer) {
-            Some(member) if member.link.is_some_and(|link| link.ticket == ticket) => {
-                member.link = None;
-                true
-            }
-            _ => false,
+        let was_current = self.is_current(peer, ticket);
+        if let Some(member) = self.members.get_mut(peer).filter(|_| was_current) {
+            member.link = None;
         }
+        was_current
     }
 
     /// A member names another one. Returns whether that is news.
@@ -259,6 +263,7 @@ mod tests {
         assert_eq!(low.link(high.own, DialedBy::Them, 5, now), Err(LinkRefused::Duplicate));
         let second = low.link(high.own, DialedBy::Them, 6, now).unwrap();
         assert_eq!(second.replaced, Some(first.ticket));
+        assert!(!low.is_current(&high.own, first.ticket) && low.is_current(&high.own, second.ticket));
         assert!(!low.unlink(&high.own, first.ticket), "its end is not the end of the newer one");
         assert!(low.is_linked(&high.own));
         assert!(low.unlink(&high.own, second.ticket));

@@ -1,12 +1,13 @@
 //! What a rendezvous knows and decides. Pure: time and chance are arguments, nothing here does I/O, and nothing here has
 //! seen a wire type.
 //!
-//! - [`table`]: the newest statement of each peer, and who offers which service.
+//! - [`table`]: the newest statement of each peer; [`services`]: who provides what.
 //! - [`session`]: the peers that are here; [`presence`]: what other homes say of theirs.
 //! - [`directory`]: the three together: who is where, and is it there?
-//! - [`challenge`], [`admission`]: what a newcomer must answer, and how many there may be.
+//! - [`challenge`], [`admission`]: what a newcomer must answer, and how many there may be; [`ledger`]: who pays for what stays.
 //! - [`members`], [`placement`], [`outbox`]: the backbone: who is in it, who is told what, and what is still to be told.
-//! - [`own`]: this server's own record. [`page`]: how a long answer is continued.
+//! - [`watch`], [`resume`]: who follows whom, what each has still to be told, and where it goes on.
+//! - [`own`]: this server's own record. [`page`]: how a long answer is continued. [`seldom`]: what is not to flood the logs.
 
 use std::time::Instant;
 
@@ -15,16 +16,21 @@ use p2psb_proto::model::UnixMillis;
 pub mod admission;
 pub mod challenge;
 pub mod directory;
+pub mod ledger;
 pub mod members;
 pub mod outbox;
 pub mod own;
 pub mod page;
 pub mod placement;
 pub mod presence;
+pub mod resume;
+pub mod seldom;
+pub mod services;
 pub mod session;
 pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod watch;
 
 /// One moment on both clocks: what is signed counts by the wall, what is waited for by the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,13 +13,15 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    fn push(&mut self, peer: PeerId) {
+    /// Adds a peer behind the others, unless it waits already.
+    pub fn push(&mut self, peer: PeerId) {
         if self.members.insert(peer) {
             self.order.push_back(peer);
         }
     }
 
-    fn take(&mut self, most: usize) -> Vec<PeerId> {
+    /// Takes the first ones, `most` at most.
+    pub fn take(&mut self, most: usize) -> Vec<PeerId> {
         let taken: Vec<PeerId> = self.order.drain(..most.min(self.order.len())).collect();
         for peer in &taken {
             self.members.remove(peer);
@@ -29,6 +31,12 @@ impl Waiting {
             *self = Self::default();
         }
         taken
+    }
+
+    /// Nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
     }
 }
 

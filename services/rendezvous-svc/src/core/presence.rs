@@ -193,6 +193,23 @@ impl Presence {
         views.reduce(View::better)
     }
 
+    /// When, by time alone, something else may follow for a peer. Homes that `speaks` names are not expected to fall silent: their
+    /// end is an event of its own.
+    #[must_use]
+    pub fn next_change(
+        &self,
+        peer: &PeerId,
+        speaks: impl Fn(&PeerId) -> bool,
+        now: Instant,
+    ) -> Option<Instant> {
+        let changes = self.peers.get(peer)?.iter().flat_map(|heard| {
+            let silent = self.homes.get(&heard.home).filter(|_| !speaks(&heard.home)).map(|home| home.as_of);
+            let silent = silent.into_iter().flat_map(|at| [at + MARKS_MISSED, at + HOME_LOSS_GRACE]);
+            silent.chain(heard.statement.until)
+        });
+        changes.filter(|at| *at > now).min()
+    }
+
     fn of(&self, heard: &Heard, now: Instant) -> Option<View> {
         let as_of = self.homes.get(&heard.home)?.as_of;
         let Statement { state, source, heard: at, until, .. } = heard.statement;

@@ -5,19 +5,26 @@
 //!   of times, the same statements lead to the same table. Only [`Table::put_own`] may go back.
 //! - An entry is remembered until every statement of its peer that was seen has expired, so that no older one can come back;
 //!   it is *valid* only until its own expiry, and a withdrawal never is.
-//! - The index of services holds exactly the offers of the entries.
-//! - Replacing a statement never needs room, and neither do this server's own and those of members.
+//! - Every entry is charged to whoever brought it, until it is forgotten; replacing a statement never needs room.
+//! - The index of services knows exactly the offers of the entries.
+//!
+//! A withdrawal takes room like a record. One of a peer that nobody knows is kept only when a member brings it: an older record
+//! may be on its way here by another member, and has to find it. So these are bounded by the member's share, and each goes two
+//! hours and ten minutes after it was signed. A peer's own withdrawal of what is not here is of no use to anybody.
 //!
 //! A statement is kept as the bytes it came in, ready to be sent: 300 bytes for an ordinary peer, and as little as possible
 //! beside them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
-use p2psb_proto::model::limits::{CLOCK_SKEW, RECORD_LIFETIME, WITHDRAWAL_GRACE};
+use p2psb_proto::model::limits::{CLOCK_SKEW, RECORD_LIFETIME, SERVICE_PROVIDERS, WITHDRAWAL_GRACE};
 use p2psb_proto::model::{Digest, PeerId, PeerStatement, UnixMillis};
+
+use super::admission::LimitReached;
+use super::ledger::{Bringer, Ledger, Shares};
+use super::services::{Day, Offer, Services};
 
 /// A peer changes what it says at most this often.
 pub const CHANGE_INTERVAL: Duration = Duration::from_secs(1);
@@ -76,6 +83,10 @@ impl Item {
     pub const fn expires(&self) -> UnixMillis {
         self.expires
     }
+
+    fn is_withdrawal(&self) -> bool {
+        self.expires == UnixMillis::default()
+    }
 }
 
 /// What became of a statement.
@@ -114,12 +125,15 @@ pub enum TableError {
         /// When.
         expired: UnixMillis,
     },
-    /// No room for one more peer.
-    #[error("this rendezvous knows {limit} peers, as many as it may; try another one")]
-    Full {
-        /// How many there may be.
-        limit: usize,
+    /// The peer changed what it says less than a second ago.
+    #[error("a peer may change its record once a second; try again in {wait:?}")]
+    TooOften {
+        /// How long it has to wait.
+        wait: Duration,
     },
+    /// No room for one more peer.
+    #[error(transparent)]
+    Full(#[from] LimitReached),
 }
 
 /// What is known of one peer.
@@ -131,7 +145,8 @@ pub struct Entry {
     expires: UnixMillis,
     keep: UnixMillis,
     changed: UnixMillis,
-    services: Box<[Box<str>]>,
+    brought_by: Bringer,
+    offers: Box<[Offer]>,
     bytes: Bytes,
 }
 
@@ -148,6 +163,12 @@ impl Entry {
         self.issued
     }
 
+    /// When it stops counting; zero for a withdrawal.
+    #[must_use]
+    pub const fn expires(&self) -> UnixMillis {
+        self.expires
+    }
+
     /// Whether it is a record that counts at `now`.
     #[must_use]
     pub fn is_valid(&self, now: UnixMillis) -> bool {
@@ -160,89 +181,99 @@ impl Entry {
     }
 }
 
+/// Peers that signed two statements with one `seq`, as far as it was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Equivocations {
+    /// How often.
+    pub count: u64,
+    /// The last of them.
+    pub last: Option<PeerId>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Table {
     entries: HashMap<PeerId, Entry>,
-    providers: BTreeMap<Box<str>, BTreeSet<PeerId>>,
+    ledger: Ledger,
+    services: Services,
     /// When entries are forgotten, earliest first.
     forgotten: BTreeSet<(UnixMillis, PeerId)>,
-    limit: usize,
-    equivocations: u64,
+    equivocations: Equivocations,
 }
 
 impl Table {
-    /// An empty table for `limit` peers.
+    /// An empty table, with room for so many peers and names of services.
     #[must_use]
-    pub fn new(limit: usize) -> Self {
+    pub fn new(records: Shares, services: Shares) -> Self {
         Self {
             entries: HashMap::new(),
-            providers: BTreeMap::new(),
+            ledger: Ledger::new(records),
+            services: Services::new(services, SERVICE_PROVIDERS),
             forgotten: BTreeSet::new(),
-            limit,
-            equivocations: 0,
+            equivocations: Equivocations::default(),
         }
     }
 
-    /// Takes a statement from its peer. The same one again changes nothing; an older or contradicting one is refused.
-    pub fn offer(&mut self, item: Item, now: UnixMillis) -> Result<Merged, TableError> {
-        if let Some(stored) = self.entries.get(&item.peer) {
-            let (stored_seq, bytes) = (stored.seq, stored.bytes.clone());
-            let contradicts = item.seq == stored_seq && item.digest != stored.digest;
-            if item.seq < stored_seq {
-                self.remember_longer(&item.peer, item.keep);
-                return Err(TableError::Stale { seq: item.seq, stored_seq, stored: bytes });
-            }
-            if contradicts {
-                let stored = bytes;
-                self.remember_longer(&item.peer, item.keep);
-                self.equivocations += 1;
-                return Err(TableError::Equivocation { seq: item.seq, stored });
-            }
+    /// Takes a statement from its peer. The same one again changes nothing, and neither does a withdrawal of what is not here;
+    /// an older or contradicting one is refused, and one that comes too soon after the last.
+    pub fn offer(&mut self, item: Item, by: Bringer, now: UnixMillis) -> Result<Merged, TableError> {
+        let stored = self.entries.get(&item.peer);
+        if item.is_withdrawal() && stored.is_none_or(|stored| stored.keep <= now) {
+            return Ok(Merged::Known);
         }
-        self.merge(item, now)
+        let Some(stored) = stored else { return self.merge(item, by, now) };
+        let (seq, stored_seq, stored_bytes) = (item.seq, stored.seq, stored.bytes.clone());
+        if seq < stored_seq {
+            self.remember_longer(&item.peer, item.keep);
+            return Err(TableError::Stale { seq, stored_seq, stored: stored_bytes });
+        }
+        if seq == stored_seq && item.digest != stored.digest {
+            self.remember_longer(&item.peer, item.keep);
+            self.equivocated(item.peer);
+            return Err(TableError::Equivocation { seq, stored: stored_bytes });
+        }
+        if let Some(wait) = wait(stored, &item, now) {
+            return Err(TableError::TooOften { wait });
+        }
+        self.merge(item, by, now)
     }
 
     /// Takes a statement from another rendezvous: the higher `(seq, digest)` wins.
-    pub fn merge(&mut self, item: Item, now: UnixMillis) -> Result<Merged, TableError> {
-        self.merge_within(item, self.limit, now)
+    pub fn merge(&mut self, item: Item, by: Bringer, now: UnixMillis) -> Result<Merged, TableError> {
+        let Some(stored) = self.entries.get(&item.peer) else {
+            if item.keep <= now {
+                return Err(TableError::Expired { expired: item.keep });
+            }
+            self.ledger.enter(by)?;
+            self.put_in(item, by, None, now);
+            return Ok(Merged::Changed);
+        };
+        let (stored_seq, stored_digest) = (stored.seq, stored.digest);
+        if item.seq == stored_seq && item.digest != stored_digest {
+            self.equivocated(item.peer);
+        }
+        if (item.seq, item.digest) <= (stored_seq, stored_digest) {
+            self.remember_longer(&item.peer, item.keep);
+            return Ok(Merged::Known);
+        }
+        self.replace(item, by, now);
+        Ok(Merged::Changed)
     }
 
-    /// The same for the statement of a member, of whom there are few: it needs no room.
-    pub fn merge_member(&mut self, item: Item, now: UnixMillis) -> Result<Merged, TableError> {
-        self.merge_within(item, usize::MAX, now)
-    }
-
-    /// Takes this server's own record. It needs no room, and takes the place of one with a `seq` out of the future, which
-    /// was signed while the clock was wrong.
+    /// Takes this server's own record. It takes the place of one with a `seq` out of the future, too, which was signed while
+    /// the clock was wrong.
     pub fn put_own(&mut self, item: Item, now: UnixMillis) -> Result<Merged, TableError> {
         let latest = now.plus(CLOCK_SKEW).0;
         if self.entries.get(&item.peer).is_some_and(|stored| stored.seq > latest && item.seq < stored.seq) {
-            self.take_out(&item.peer);
+            self.replace(item, Bringer::Own, now);
+            return Ok(Merged::Changed);
         }
-        self.merge_within(item, usize::MAX, now)
+        self.merge(item, Bringer::Own, now)
     }
 
-    fn merge_within(&mut self, item: Item, limit: usize, now: UnixMillis) -> Result<Merged, TableError> {
-        let mut keep = item.keep;
-        match self.entries.get(&item.peer) {
-            Some(stored) => {
-                if item.seq == stored.seq && item.digest != stored.digest {
-                    self.equivocations += 1;
-                }
-                if (item.seq, item.digest) <= (stored.seq, stored.digest) {
-                    self.remember_longer(&item.peer, item.keep);
-                    return Ok(Merged::Known);
-                }
-                keep = keep.max(stored.keep);
-            }
-            None if item.keep <= now => return Err(TableError::Expired { expired: item.keep }),
-            None if self.entries.len() >= limit => return Err(TableError::Full { limit }),
-            None => {}
-        }
-        self.take_out(&item.peer);
-        self.put_in(item, keep, now);
-        Ok(Merged::Changed)
+    fn equivocated(&mut self, peer: PeerId) {
+        self.equivocations.count += 1;
+        self.equivocations.last = Some(peer);
     }
 
     /// An older statement that expires later: what is known must outlive it.
@@ -254,29 +285,31 @@ impl Table {
         }
     }
 
-    fn put_in(&mut self, item: Item, keep: UnixMillis, changed: UnixMillis) {
-        for service in &item.services {
-            match self.providers.get_mut(service) {
-                Some(peers) => peers.insert(item.peer),
-                None => self.providers.entry(service.clone()).or_default().insert(item.peer),
-            };
-        }
-        self.forgotten.insert((keep, item.peer));
-        let Item { peer, seq, digest, issued, expires, services, bytes, .. } = item;
-        self.entries.insert(peer, Entry { seq, digest, issued, expires, keep, changed, services, bytes });
+    fn replace(&mut self, item: Item, by: Bringer, now: UnixMillis) {
+        let Some(old) = self.entries.remove(&item.peer) else { return };
+        self.forgotten.remove(&(old.keep, item.peer));
+        let payer = self.ledger.hand_over(old.brought_by, by);
+        self.put_in(item, payer, Some(old), now);
+    }
+
+    /// Puts in what is charged to `brought_by` already, where `old` was.
+    fn put_in(&mut self, item: Item, brought_by: Bringer, old: Option<Entry>, changed: UnixMillis) {
+        let Item { peer, seq, digest, issued, expires, keep, services, bytes } = item;
+        let (keep, before) = match old {
+            Some(old) => (keep.max(old.keep), old.offers),
+            None => (keep, Box::default()),
+        };
+        let offers = self.services.replace(peer, before, &services, brought_by, Day::of(changed));
+        self.forgotten.insert((keep, peer));
+        let entry = Entry { seq, digest, issued, expires, keep, changed, brought_by, offers, bytes };
+        self.entries.insert(peer, entry);
     }
 
     fn take_out(&mut self, peer: &PeerId) {
         let Some(entry) = self.entries.remove(peer) else { return };
         self.forgotten.remove(&(entry.keep, *peer));
-        for service in &entry.services {
-            if let Some(peers) = self.providers.get_mut(service) {
-                peers.remove(peer);
-                if peers.is_empty() {
-                    self.providers.remove(service);
-                }
-            }
-        }
+        self.services.remove(peer, &entry.offers);
+        self.ledger.leave(entry.brought_by);
     }
 
     /// The valid record of a peer.
@@ -285,21 +318,16 @@ impl Table {
         self.entries.get(peer).filter(|entry| entry.is_valid(now))
     }
 
+    /// The newest statement of a peer, whether it still counts or not.
+    #[must_use]
+    pub fn known(&self, peer: &PeerId) -> Option<&Entry> {
+        self.entries.get(peer)
+    }
+
     /// What other rendezvous should know of a peer: its record or its withdrawal.
     #[must_use]
     pub fn telling(&self, peer: &PeerId, now: UnixMillis) -> Option<&Bytes> {
         self.entries.get(peer).filter(|entry| entry.is_worth_telling(now)).map(Entry::bytes)
-    }
-
-    /// How long a peer that asks for it by a call must wait before `item` may take the place of what it said last. A record may
-    /// be withdrawn at once.
-    #[must_use]
-    pub fn wait(&self, item: &Item, now: UnixMillis) -> Option<Duration> {
-        let stored = self.entries.get(&item.peer).filter(|stored| stored.seq < item.seq)?;
-        let withdraws = item.expires == UnixMillis::default() && stored.is_valid(now);
-        // After the clock was set back nobody waits for it.
-        let since = (stored.changed <= now).then(|| now.since(stored.changed))?;
-        CHANGE_INTERVAL.checked_sub(since).filter(|wait| !withdraws && !wait.is_zero())
     }
 
     /// Whether exactly this statement of the peer is the newest known: then there is nothing to verify.
@@ -317,21 +345,30 @@ impl Table {
     /// Whether the newest statement of a peer is a valid record that offers a service.
     #[must_use]
     pub fn provides(&self, peer: &PeerId, service: &str, now: UnixMillis) -> bool {
-        self.valid(peer, now).is_some_and(|entry| entry.services.iter().any(|one| **one == *service))
+        self.valid(peer, now).is_some_and(|entry| entry.offers.iter().any(|offer| offer.name() == service))
     }
 
-    /// Valid providers of a service behind `after`, in the order of their ids.
+    /// Valid providers of a service behind `after`, in the order of their ids: at most [`SERVICE_PROVIDERS`] in all.
     pub fn providers(
         &self,
         service: &str,
         after: Option<PeerId>,
         now: UnixMillis,
     ) -> impl Iterator<Item = (PeerId, &Entry)> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let peers = self.providers.get(service).into_iter();
-        peers
-            .flat_map(move |peers| peers.range((from, Bound::Unbounded)))
-            .filter_map(move |peer| Some((*peer, self.valid(peer, now)?)))
+        let peers = self.services.providers(service, after);
+        peers.filter_map(move |peer| Some((*peer, self.valid(peer, now)?)))
+    }
+
+    /// Whether there may be other providers than [`Self::providers`] names.
+    #[must_use]
+    pub fn is_sampled(&self, service: &str) -> bool {
+        self.services.is_sampled(service)
+    }
+
+    /// The index of services.
+    #[must_use]
+    pub const fn services(&self) -> &Services {
+        &self.services
     }
 
     /// Everybody of whom something is known.
@@ -366,11 +403,20 @@ impl Table {
         self.entries.is_empty()
     }
 
-    /// How often a peer was seen to have signed two truths.
+    /// Peers that signed two truths.
     #[must_use]
-    pub const fn equivocations(&self) -> u64 {
+    pub const fn equivocations(&self) -> Equivocations {
         self.equivocations
     }
+}
+
+/// How long a peer must wait before `item` may take the place of what it said last. A record may be withdrawn at once.
+fn wait(stored: &Entry, item: &Item, now: UnixMillis) -> Option<Duration> {
+    let is_newer = stored.seq < item.seq;
+    let withdraws = item.is_withdrawal() && stored.is_valid(now);
+    // After the clock was set back nobody waits for it.
+    let since = (stored.changed <= now).then(|| now.since(stored.changed))?;
+    CHANGE_INTERVAL.checked_sub(since).filter(|wait| is_newer && !withdraws && !wait.is_zero())
 }
 
 #[cfg(test)]
@@ -378,19 +424,33 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::core::testing::{T0, item, peer, record, withdrawal};
+    use crate::core::testing::{T0, item, peer, record, shares, withdrawal};
 
     const HOUR: Duration = Duration::from_secs(3600);
+    const HERE: Bringer = Bringer::Peer(None);
+
+    fn table_of(most: usize) -> Table {
+        Table::new(shares(most), shares(most))
+    }
 
     fn table() -> Table {
-        Table::new(100)
+        table_of(100)
+    }
+
+    /// So much later that the peer may say something else.
+    fn later() -> UnixMillis {
+        T0.plus(CHANGE_INTERVAL)
+    }
+
+    fn from(ip: &str) -> Bringer {
+        Bringer::Peer(Some(ip.parse().unwrap()))
     }
 
     #[test]
     fn a_newer_record_replaces_an_older_one() {
         let mut table = table();
-        assert_eq!(table.offer(item(&record(1, 10, &[])), T0), Ok(Merged::Changed));
-        assert_eq!(table.offer(item(&record(1, 11, &[])), T0), Ok(Merged::Changed));
+        assert_eq!(table.offer(item(&record(1, 10, &[])), HERE, T0), Ok(Merged::Changed));
+        assert_eq!(table.offer(item(&record(1, 11, &[])), HERE, later()), Ok(Merged::Changed));
         assert_eq!(table.seq(&peer(1)), Some(11));
         assert_eq!(table.len(), 1);
     }
@@ -400,48 +460,49 @@ mod tests {
         let mut table = table();
         let newest = item(&record(1, 11, &[]));
         let stored = newest.bytes.clone();
-        table.offer(newest, T0).unwrap();
-        let error = table.offer(item(&record(1, 10, &[])), T0).unwrap_err();
+        table.offer(newest, HERE, T0).unwrap();
+        let error = table.offer(item(&record(1, 10, &[])), HERE, T0).unwrap_err();
         assert_eq!(error, TableError::Stale { seq: 10, stored_seq: 11, stored });
     }
 
     #[test]
     fn two_truths_with_one_seq_are_refused_and_counted() {
         let mut table = table();
-        table.offer(item(&record(1, 10, &[])), T0).unwrap();
-        assert_eq!(table.offer(item(&record(1, 10, &[])), T0), Ok(Merged::Known));
-        let error = table.offer(item(&record(1, 10, &["chat"])), T0).unwrap_err();
+        table.offer(item(&record(1, 10, &[])), HERE, T0).unwrap();
+        assert_eq!(table.offer(item(&record(1, 10, &[])), HERE, T0), Ok(Merged::Known));
+        let error = table.offer(item(&record(1, 10, &["chat"])), HERE, T0).unwrap_err();
         assert!(matches!(error, TableError::Equivocation { seq: 10, .. }));
-        assert_eq!(table.equivocations(), 1);
+        assert_eq!(table.equivocations(), Equivocations { count: 1, last: Some(peer(1)) });
     }
 
     #[test]
     fn a_record_counts_until_it_expires() {
         let mut table = table();
-        table.offer(item(&record(1, 10, &["chat"])), T0).unwrap();
+        table.offer(item(&record(1, 10, &["chat"])), HERE, T0).unwrap();
         let before = T0.plus(HOUR).minus(Duration::from_millis(1));
         assert!(table.valid(&peer(1), before).is_some());
         assert_eq!(table.providers("chat", None, before).count(), 1);
         assert!(table.valid(&peer(1), T0.plus(HOUR)).is_none());
         assert_eq!(table.providers("chat", None, T0.plus(HOUR)).count(), 0);
         assert_eq!(table.sweep(T0.plus(HOUR), 10), 1);
-        assert!(table.is_empty() && table.providers.is_empty() && table.forgotten.is_empty());
+        assert_eq!(table.ledger.total(), 0);
+        assert!(table.is_empty() && table.services.is_empty() && table.forgotten.is_empty());
     }
 
     #[test]
     fn a_withdrawn_record_cannot_come_back() {
         let mut table = table();
         let old = item(&record(1, 10, &["chat"]));
-        table.offer(old.clone(), T0).unwrap();
-        table.offer(item(&withdrawal(1, 11)), T0).unwrap();
+        table.offer(old.clone(), HERE, T0).unwrap();
+        table.offer(item(&withdrawal(1, 11)), HERE, T0).unwrap();
         assert!(table.valid(&peer(1), T0).is_none());
         assert!(table.telling(&peer(1), T0).is_some(), "others are to hear of it");
         assert_eq!(table.providers("chat", None, T0).count(), 0);
-        assert_eq!(table.merge(old.clone(), T0), Ok(Merged::Known));
+        assert_eq!(table.merge(old.clone(), HERE, T0), Ok(Merged::Known));
         // Still so when the record would have expired, with the grace.
-        let later = T0.plus(HOUR);
-        assert_eq!(table.sweep(later, 10), 0);
-        assert!(matches!(table.offer(old, later), Err(TableError::Stale { .. })));
+        let expired = T0.plus(HOUR);
+        assert_eq!(table.sweep(expired, 10), 0);
+        assert!(matches!(table.offer(old, HERE, expired), Err(TableError::Stale { .. })));
         assert_eq!(table.sweep(T0.plus(RECORD_LIFETIME + WITHDRAWAL_GRACE), 10), 1);
     }
 
@@ -452,31 +513,91 @@ mod tests {
         short.expires = T0.plus(Duration::from_secs(60));
         short.keep = short.expires;
         let long = item(&record(1, 10, &[]));
-        table.offer(long.clone(), T0).unwrap();
-        table.offer(short, T0).unwrap();
+        table.merge(long.clone(), HERE, T0).unwrap();
+        table.merge(short, HERE, T0).unwrap();
         let later = T0.plus(Duration::from_secs(120));
         table.sweep(later, 10);
-        assert!(matches!(table.offer(long, later), Err(TableError::Stale { .. })));
+        assert!(matches!(table.offer(long, HERE, later), Err(TableError::Stale { .. })));
         assert!(table.valid(&peer(1), later).is_none());
     }
 
     #[test]
     fn a_full_table_refuses_newcomers_but_replaces() {
-        let mut table = Table::new(2);
-        table.offer(item(&record(1, 1, &[])), T0).unwrap();
-        table.offer(item(&record(2, 1, &[])), T0).unwrap();
-        assert_eq!(table.offer(item(&record(3, 1, &[])), T0), Err(TableError::Full { limit: 2 }));
-        assert_eq!(table.offer(item(&record(2, 2, &[])), T0), Ok(Merged::Changed));
+        let mut table = table_of(2);
+        table.offer(item(&record(1, 1, &[])), HERE, T0).unwrap();
+        table.offer(item(&record(2, 1, &[])), HERE, T0).unwrap();
+        let full = Err(TableError::Full(LimitReached { limit: "total", most: 2 }));
+        assert_eq!(table.offer(item(&record(3, 1, &[])), HERE, T0), full);
+        assert_eq!(table.offer(item(&record(2, 2, &[])), HERE, later()), Ok(Merged::Changed));
+    }
+
+    #[test]
+    fn one_network_cannot_fill_the_table_by_peers_that_come_and_go() {
+        let mut few = shares(100);
+        (few.peers.per_ip.0, few.peers.per_prefix.0) = (2, 3);
+        let mut table = Table::new(few, shares(100));
+        let mut offer = |n, seq, by, at| table.offer(item(&record(n, seq, &[])), by, at);
+        let full = |limit, most| Err(TableError::Full(LimitReached { limit, most }));
+        offer(1, 1, from("192.0.2.1"), T0).unwrap();
+        offer(2, 1, from("192.0.2.1"), T0).unwrap();
+        assert_eq!(offer(3, 1, from("192.0.2.1"), T0), full("ip", 2));
+        offer(3, 1, from("192.0.2.2"), T0).unwrap();
+        assert_eq!(offer(4, 1, from("192.0.2.3"), T0), full("prefix", 3));
+        offer(4, 1, from("198.51.100.1"), T0).unwrap();
+        assert_eq!(offer(4, 2, from("192.0.2.1"), later()), Ok(Merged::Changed), "its own is never refused");
+        assert_eq!(offer(5, 1, from("198.51.100.1"), T0), Ok(Merged::Changed));
+        let withdrawn = item(&withdrawal(1, 2));
+        table.offer(withdrawn, from("192.0.2.1"), T0).unwrap();
+        assert_eq!(table.offer(item(&record(6, 1, &[])), from("192.0.2.1"), T0), full("ip", 2));
+        table.sweep(T0.plus(HOUR), 10);
+        assert_eq!((table.len(), table.ledger.total()), (1, 1), "the withdrawal stays, and is paid for");
+    }
+
+    #[test]
+    fn one_member_cannot_fill_the_table_by_what_it_passes_on() {
+        let few = Shares { per_member: (2, "member"), ..shares(100) };
+        let mut table = Table::new(few, shares(100));
+        let (one, other) = (Bringer::Member(peer(101)), Bringer::Member(peer(102)));
+        table.merge(item(&record(1, 1, &[])), one, T0).unwrap();
+        table.merge(item(&withdrawal(2, 2)), one, T0).unwrap();
+        let full = Err(TableError::Full(LimitReached { limit: "member", most: 2 }));
+        assert_eq!(table.merge(item(&withdrawal(3, 2)), one, T0), full);
+        assert_eq!(table.merge(item(&record(4, 1, &[])), one, T0), full);
+        table.merge(item(&record(4, 1, &[])), other, T0).unwrap();
+        assert_eq!(table.merge(item(&withdrawal(4, 2)), one, T0), Ok(Merged::Changed), "it is known");
+        // The peer itself says something new here: the member does not pay for it any more.
+        table.offer(item(&record(1, 2, &[])), from("192.0.2.1"), later()).unwrap();
+        table.merge(item(&record(5, 1, &[])), one, T0).unwrap();
+    }
+
+    #[test]
+    fn a_withdrawal_wins_over_an_older_record_that_comes_later_by_another_member() {
+        let mut table = table();
+        let (one, other) = (Bringer::Member(peer(101)), Bringer::Member(peer(102)));
+        assert_eq!(table.merge(item(&withdrawal(1, 2)), one, T0), Ok(Merged::Changed));
+        assert_eq!(table.merge(item(&record(1, 1, &[])), other, T0), Ok(Merged::Known));
+        assert!(table.valid(&peer(1), T0).is_none());
+    }
+
+    #[test]
+    fn a_peers_own_withdrawal_of_what_is_not_here_takes_no_room() {
+        let mut table = table();
+        assert_eq!(table.offer(item(&withdrawal(1, 2)), HERE, T0), Ok(Merged::Known));
+        assert!(table.is_empty());
+        table.offer(item(&record(1, 1, &[])), HERE, T0).unwrap();
+        let expired = T0.plus(HOUR);
+        assert_eq!(table.offer(item(&withdrawal(1, 2)), HERE, expired), Ok(Merged::Known));
+        assert_eq!(table.sweep(expired, 10), 1);
     }
 
     #[test]
     fn the_own_record_and_those_of_members_need_no_room() {
-        let mut table = Table::new(1);
-        table.offer(item(&record(1, 1, &[])), T0).unwrap();
-        assert_eq!(table.merge_member(item(&record(2, 1, &["chat"])), T0), Ok(Merged::Changed));
+        let mut table = table_of(1);
+        table.offer(item(&record(1, 1, &[])), HERE, T0).unwrap();
+        assert_eq!(table.merge(item(&record(2, 1, &["chat"])), Bringer::Backbone, T0), Ok(Merged::Changed));
         assert_eq!(table.put_own(item(&record(3, 1, &[])), T0), Ok(Merged::Changed));
         assert!(table.provides(&peer(2), "chat", T0) && !table.provides(&peer(3), "chat", T0));
-        table.merge(item(&withdrawal(2, 2)), T0).unwrap();
+        table.merge(item(&withdrawal(2, 2)), HERE, T0).unwrap();
         assert!(!table.provides(&peer(2), "chat", T0));
     }
 
@@ -497,26 +618,30 @@ mod tests {
         short.expires = T0.plus(Duration::from_secs(60));
         short.keep = short.expires;
         let long = item(&record(1, 10, &[]));
-        table.offer(short, T0).unwrap();
-        assert!(matches!(table.offer(long.clone(), T0), Err(TableError::Stale { .. })));
+        table.offer(short, HERE, T0).unwrap();
+        assert!(matches!(table.offer(long.clone(), HERE, T0), Err(TableError::Stale { .. })));
         let later = T0.plus(Duration::from_secs(120));
         assert_eq!(table.sweep(later, 10), 0);
-        assert!(matches!(table.offer(long, later), Err(TableError::Stale { .. })));
+        assert!(matches!(table.offer(long, HERE, later), Err(TableError::Stale { .. })));
     }
 
     #[test]
     fn a_peer_changes_what_it_says_once_a_second_but_may_withdraw_at_once() {
         let mut table = table();
         let at = |millis| T0.plus(Duration::from_millis(millis));
-        let wait =
-            |table: &Table, statement: &PeerStatement, millis| table.wait(&item(statement), at(millis));
+        let wait = |table: &Table, statement: &PeerStatement, millis| {
+            let item = item(statement);
+            table.entries.get(&item.peer).and_then(|stored| super::wait(stored, &item, at(millis)))
+        };
         assert_eq!(wait(&table, &record(1, 1, &[]), 0), None, "the first one");
-        table.offer(item(&record(1, 1, &[])), T0).unwrap();
+        table.offer(item(&record(1, 1, &[])), HERE, T0).unwrap();
         assert_eq!(wait(&table, &record(1, 1, &[]), 0), None, "nothing would change");
         assert_eq!(wait(&table, &record(1, 2, &[]), 300), Some(Duration::from_millis(700)));
+        let too_often = Err(TableError::TooOften { wait: Duration::from_millis(700) });
+        assert_eq!(table.offer(item(&record(1, 2, &[])), HERE, at(300)), too_often);
         assert_eq!(wait(&table, &record(1, 2, &[]), 1000), None);
         assert_eq!(wait(&table, &withdrawal(1, 2), 300), None);
-        table.offer(item(&withdrawal(1, 2)), at(300)).unwrap();
+        table.offer(item(&withdrawal(1, 2)), HERE, at(300)).unwrap();
         for next in [&withdrawal(1, 3), &record(1, 3, &[])] {
             assert_eq!(wait(&table, next, 301), Some(Duration::from_millis(999)));
             assert_eq!(wait(&table, next, 0), None, "the clock was set back");
@@ -527,9 +652,9 @@ mod tests {
     fn an_expired_statement_does_not_enter() {
         let mut table = table();
         let late = T0.plus(HOUR);
-        assert!(matches!(table.merge(item(&record(1, 1, &[])), late), Err(TableError::Expired { .. })));
+        assert!(matches!(table.merge(item(&record(1, 1, &[])), HERE, late), Err(TableError::Expired { .. })));
         let late = T0.plus(RECORD_LIFETIME + WITHDRAWAL_GRACE);
-        assert!(matches!(table.merge(item(&withdrawal(1, 1)), late), Err(TableError::Expired { .. })));
+        assert!(matches!(table.merge(item(&withdrawal(1, 1)), HERE, late), Err(TableError::Expired { .. })));
         assert!(table.is_empty());
     }
 
@@ -537,9 +662,9 @@ mod tests {
     fn providers_come_in_the_order_of_their_ids_and_continue_behind_one() {
         let mut table = table();
         for n in 1..=5 {
-            table.offer(item(&record(n, 1, &["chat", "chat"])), T0).unwrap();
+            table.offer(item(&record(n, 1, &["chat", "chat"])), HERE, T0).unwrap();
         }
-        table.offer(item(&record(6, 1, &["other"])), T0).unwrap();
+        table.offer(item(&record(6, 1, &["other"])), HERE, T0).unwrap();
         let all: Vec<_> = table.providers("chat", None, T0).map(|(peer, _)| peer).collect();
         let mut sorted = all.clone();
         sorted.sort_unstable();
@@ -547,7 +672,7 @@ mod tests {
         let rest: Vec<_> = table.providers("chat", Some(all[2]), T0).map(|(peer, _)| peer).collect();
         assert_eq!(rest, all[3..]);
         // A record without the service takes the peer out of the index.
-        table.offer(item(&record(1, 2, &[])), T0).unwrap();
+        table.offer(item(&record(1, 2, &[])), HERE, later()).unwrap();
         assert_eq!(table.providers("chat", None, T0).count(), 4);
     }
 
@@ -585,13 +710,15 @@ mod tests {
             let merge_all = |picks: &[usize]| {
                 let mut table = table();
                 for pick in picks {
-                    table.merge(items[*pick].clone(), T0).unwrap();
+                    table.merge(items[*pick].clone(), HERE, T0).unwrap();
                 }
                 table
             };
             let (one, two) = (merge_all(&picks), merge_all(&other));
             prop_assert_eq!(shown(&one), shown(&two));
-            prop_assert_eq!(&one.providers, &two.providers);
+            let providers = |table: &Table| table.services.providers("chat", None).copied().collect::<Vec<_>>();
+            prop_assert_eq!(providers(&one), providers(&two));
+            prop_assert_eq!(one.ledger.total(), one.len());
             prop_assert_eq!(&one.forgotten, &two.forgotten);
         }
     }

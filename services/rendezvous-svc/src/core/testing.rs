@@ -10,6 +10,8 @@ use p2psb_proto::model::{
 use prost::Message as _;
 
 use super::Now;
+use super::admission::Limits;
+use super::ledger::Shares;
 use super::table::Item;
 
 /// The wall at the start of a test.
@@ -49,6 +51,12 @@ pub(crate) fn withdrawal(n: u8, seq: u64) -> PeerStatement {
 
 pub(crate) fn item(statement: &PeerStatement) -> Item {
     Item::new(statement, Bytes::from(statement.to_wire().encode_to_vec()))
+}
+
+/// Room for `most`, whoever brings them.
+pub(crate) fn shares(most: usize) -> Shares {
+    let peers = Limits { total: (most, "total"), per_ip: (most, "ip"), per_prefix: (most, "prefix") };
+    Shares { peers, per_member: (most, "member") }
 }
 
 /// A clock for tests: the moment `seconds` after the start.

@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 use super::live::Session;
 use super::{Stream, gone};
 use crate::convert;
+use crate::core::ledger::Bringer;
 use crate::core::session::{Freed, Opened};
+use crate::core::table::TableError;
 use crate::node::{Caller, Node, random};
 use crate::records::{only_record, refresh_after};
 
@@ -27,12 +29,12 @@ const NAMED_RENDEZVOUS: usize = 32;
 /// Bytes they may take, so that the message stays within its bound.
 const NAMED_BYTES: usize = 60 * 1024;
 
-/// Leads a peer to its lease.
+/// Leads a peer to its lease, which the session is to give it: from here on whatever happens ends a session.
 pub(super) async fn shake_hands(
     node: &Arc<Node>,
     caller: &Caller,
     stream: &mut Stream,
-) -> Result<Session, Failure> {
+) -> Result<(Session, wire::Lease), Failure> {
     let Up::Hello(hello) = expect(stream).await? else { return Err(unexpected("hello")) };
     let transcript = greet(node, hello)?;
     let proof = transcript.prove(ProofRole::SessionServer, &caller.binding, node.identity.key());
@@ -53,10 +55,10 @@ pub(super) async fn shake_hands(
         proof: answer.proof,
         ..wire::SessionProof::default()
     };
-    let session = enter(node, &transcript, &record, session_proof.encode_to_vec().into())?;
-    stream.send(Down::Lease(lease(node, &record)))?;
+    let session = enter(node, caller, &transcript, &record, session_proof.encode_to_vec().into())?;
+    let lease = lease(node, &record);
     tracing::debug!(peer = %session.peer, seq = transcript.session_seq, from = ?caller.addr, "session open");
-    Ok(session)
+    Ok((session, lease))
 }
 
 async fn expect(stream: &mut Stream) -> Result<Up, Failure> {
@@ -105,22 +107,27 @@ fn own_record(
     Ok(record)
 }
 
-/// Puts the peer into the directory: its record and its session, or neither.
+/// Puts the peer into the directory: its record and its session, or neither. A record that comes too soon after the last, as
+/// it does from a peer whose address has just changed, keeps no session from being opened: it waits there.
 fn enter(
     node: &Arc<Node>,
+    caller: &Caller,
     transcript: &Transcript,
     record: &Signed<PeerRecord>,
     proof: Bytes,
 ) -> Result<Session, Failure> {
     let (peer, seq, now) = (transcript.peer, transcript.session_seq, node.now());
-    let item = convert::item(&PeerStatement::Record(record.clone()));
+    let statement = PeerStatement::Record(record.clone());
+    let item = convert::item(&statement);
     let replaced = CancellationToken::new();
     let (merged, opened) = {
         let mut directory = node.directory.write();
         directory.sessions.may_open(&peer, seq, now.mono)?;
-        let merged = directory.table.offer(item, now.wall);
+        let merged = directory.table.offer(item, Bringer::Peer(caller.ip()), now.wall);
         let opened = match &merged {
-            Ok(_) => Some(directory.sessions.open(peer, seq, proof, now.mono)?),
+            Ok(_) | Err(TableError::TooOften { .. }) => {
+                Some(directory.sessions.open(peer, seq, proof, now.mono)?)
+            }
             Err(_) => None,
         };
         if let Some(Opened { ticket, replaced: old, .. }) = opened {
@@ -133,13 +140,21 @@ fn enter(
         (merged, opened)
     };
     node.account(&peer, None, &merged);
-    merged?;
+    let waiting = match merged {
+        Ok(_) => None,
+        Err(TableError::TooOften { wait }) => Some((statement, wait)),
+        Err(error) => return Err(error.into()),
+    };
     let Some(Opened { ticket, freed, .. }) = opened else { return Err(gone()) };
     if let Some(Freed(from)) = freed {
         node.registrations.lock().leave(from);
     }
     node.hub.presence(peer);
-    Ok(Session::new(Arc::clone(node), peer, ticket, replaced))
+    let session = Session::new(Arc::clone(node), peer, caller.ip(), ticket, replaced);
+    Ok(match waiting {
+        Some((statement, wait)) => session.waiting(statement, wait),
+        None => session,
+    })
 }
 
 fn lease(node: &Node, record: &Signed<PeerRecord>) -> wire::Lease {

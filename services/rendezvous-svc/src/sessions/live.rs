@@ -1,5 +1,6 @@
 //! A session with its lease: heartbeats, records, and its end.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +20,9 @@ use super::Stream;
 use super::handshake::{from_stream, named_rendezvous};
 use crate::api::status::{draining, session_replaced};
 use crate::core::session::{Ending, Ticket};
-use crate::core::table::CHANGE_INTERVAL;
+use crate::core::table::{CHANGE_INTERVAL, TableError};
 use crate::node::Node;
-use crate::records::{TooOften, refresh_after};
+use crate::records::{only_withdrawal, refresh_after};
 
 /// After the drain hint, how long the peer may take to leave by itself.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
@@ -59,31 +60,65 @@ impl End {
     }
 }
 
+/// A record that waits until the peer may change what it says.
+enum Waiting {
+    /// It opened the session; the lease is the answer to it.
+    Opening(PeerStatement),
+    /// It was sent in the session, and not looked at yet.
+    Sent(SignedRecord),
+}
+
+/// What became of a record when its moment had come.
+enum Taken {
+    Accepted(wire::RecordResult),
+    TooSoon(Duration),
+    Refused(Failure),
+}
+
 /// A live session.
 pub(super) struct Session {
     node: Arc<Node>,
     pub(super) peer: PeerId,
+    /// Where the peer is.
+    from: Option<IpAddr>,
     ticket: Ticket,
     replaced: CancellationToken,
     /// Silence that ends it.
     patience: Duration,
     /// When the next change of the record may be taken.
     next_change: Instant,
-    /// The newest record that waits for that moment.
-    waiting: Option<SignedRecord>,
+    /// The newest record that waits for that moment. It is gone with its session: the next one brings a newer one.
+    waiting: Option<Waiting>,
 }
 
 impl Session {
-    pub(super) fn new(node: Arc<Node>, peer: PeerId, ticket: Ticket, replaced: CancellationToken) -> Self {
+    pub(super) fn new(
+        node: Arc<Node>,
+        peer: PeerId,
+        from: Option<IpAddr>,
+        ticket: Ticket,
+        replaced: CancellationToken,
+    ) -> Self {
         let timing = *node.directory.read().sessions.timing();
         let patience = timing.suspect_after() + timing.suspected_for();
         let next_change = Instant::now() + CHANGE_INTERVAL;
-        Self { node, peer, ticket, replaced, patience, next_change, waiting: None }
+        Self { node, peer, from, ticket, replaced, patience, next_change, waiting: None }
+    }
+
+    /// The same session, whose first record has to wait.
+    pub(super) fn waiting(mut self, opening: PeerStatement, wait: Duration) -> Self {
+        self.next_change = Instant::now() + wait;
+        self.waiting = Some(Waiting::Opening(opening));
+        self
     }
 
     /// Keeps the session until it ends, and says how.
-    pub(super) async fn live(mut self, stream: &mut Stream) -> Result<(), Failure> {
-        let end = self.serve(stream).await;
+    pub(super) async fn live(mut self, stream: &mut Stream, lease: wire::Lease) -> Result<(), Failure> {
+        let end = match stream.send(Down::Lease(lease)) {
+            Ok(()) => self.serve(stream).await,
+            // The peer left while it proved itself.
+            Err(_) => End::Lost,
+        };
         metrics::counter!("rendezvous_sessions_ended_total", "how" => end.name()).increment(1);
         tracing::debug!(peer = %self.peer, how = end.name(), "session ended");
         let ending = match &end {
@@ -165,25 +200,57 @@ impl Session {
     /// Takes a record now, or when the peer may change it again. Of those that wait only the newest counts.
     fn queue(&mut self, stream: &Stream, record: SignedRecord) -> Result<(), Failure> {
         let wait = self.next_change.saturating_duration_since(Instant::now());
-        if let Some(passed_over) = self.waiting.replace(record) {
-            let failure = Failure::from(TooOften { retry_after: wait });
+        if let Some(Waiting::Sent(passed_over)) = self.waiting.replace(Waiting::Sent(record)) {
+            let failure = Failure::from(TableError::TooOften { wait });
             stream.send(Down::RecordResult(refused(&passed_over, failure)))?;
         }
         if wait.is_zero() { self.take_waiting(stream) } else { Ok(()) }
     }
 
     fn take_waiting(&mut self, stream: &Stream) -> Result<(), Failure> {
-        let Some(record) = self.waiting.take() else { return Ok(()) };
+        let Some(waiting) = self.waiting.take() else { return Ok(()) };
         self.next_change = Instant::now() + CHANGE_INTERVAL;
-        let result = self.take(record.clone()).unwrap_or_else(|failure| refused(&record, failure));
-        stream.send(Down::RecordResult(result))
+        match (self.take(&waiting), waiting) {
+            (Taken::TooSoon(wait), waiting) => {
+                // The peer has said something elsewhere meanwhile.
+                (self.next_change, self.waiting) = (Instant::now() + wait, Some(waiting));
+                Ok(())
+            }
+            (Taken::Accepted(_), Waiting::Opening(_)) => Ok(()),
+            (Taken::Accepted(result), Waiting::Sent(_)) => stream.send(Down::RecordResult(result)),
+            (Taken::Refused(failure), Waiting::Opening(statement)) => {
+                stream.send(Down::RecordResult(refused(&statement.to_wire(), failure)))
+            }
+            (Taken::Refused(failure), Waiting::Sent(record)) => {
+                stream.send(Down::RecordResult(refused(&record, failure)))
+            }
+        }
     }
 
-    fn take(&self, record: SignedRecord) -> Result<wire::RecordResult, Failure> {
+    fn take(&self, waiting: &Waiting) -> Taken {
+        let statement = match waiting {
+            Waiting::Opening(statement) => statement.clone(),
+            Waiting::Sent(record) => match self.own(record.clone()) {
+                Ok(statement) => statement,
+                Err(failure) => return Taken::Refused(failure),
+            },
+        };
+        match self.node.offer(&statement, self.from) {
+            Ok(_) => Taken::Accepted(self.accepted(&statement)),
+            Err(TableError::TooOften { wait }) => Taken::TooSoon(wait),
+            Err(error) => Taken::Refused(error.into()),
+        }
+    }
+
+    /// A statement of this peer, verified.
+    fn own(&self, record: SignedRecord) -> Result<PeerStatement, Failure> {
         let statement = self.node.verify(record)?;
         self.check_owner(&statement)?;
-        self.node.offer(&statement)?;
-        let refresh = match &statement {
+        Ok(statement)
+    }
+
+    fn accepted(&self, statement: &PeerStatement) -> wire::RecordResult {
+        let refresh = match statement {
             PeerStatement::Record(record) => {
                 let left = record.value().expires.since(self.node.now().wall);
                 Some(duration_to_wire(refresh_after(left, fastrand::f64())))
@@ -191,7 +258,7 @@ impl Session {
             PeerStatement::Withdrawal(_) => None,
         };
         let (seq, _) = statement.rank();
-        Ok(wire::RecordResult { seq, refresh_after: refresh, ..wire::RecordResult::default() })
+        wire::RecordResult { seq, refresh_after: refresh, ..wire::RecordResult::default() }
     }
 
     fn check_owner(&self, statement: &PeerStatement) -> Result<(), Failure> {
@@ -206,7 +273,11 @@ impl Session {
     /// The peer leaves for good, if it says so. It does not wait for an answer.
     fn withdraw(&self, withdrawal: Option<SignedRecord>) {
         let Some(withdrawal) = withdrawal else { return };
-        if let Err(failure) = self.take(withdrawal) {
+        let withdrawn = self.own(withdrawal).and_then(|statement| {
+            let withdrawal = only_withdrawal(statement)?;
+            Ok(self.node.offer(&withdrawal, self.from)?)
+        });
+        if let Err(failure) = withdrawn {
             tracing::debug!(peer = %self.peer, reason = %failure.reason, "a withdrawal was refused");
         }
     }

@@ -1,42 +1,17 @@
 //! The backbone: what one member knows, all know.
 
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use p2psb_proto::error::Reason;
 use p2psb_proto::model::presence::{PresenceSource, PresenceState};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_rendezvous_svc::Config;
-use p2psb_rendezvous_svc::backbone::trust::BridgeKey;
 use p2psb_runtime::{Clock, Service as _};
 
 use crate::harness::{TestServer, eventually, reason};
-use crate::member::RawLink;
+use crate::member::{Impostor, KeyFile, RawLink};
 use crate::peer::{Peer, now};
-
-/// A bridge key in a file.
-struct KeyFile {
-    dir: tempfile::TempDir,
-}
-
-impl KeyFile {
-    fn new() -> Self {
-        let key = Self { dir: tempfile::tempdir().unwrap() };
-        BridgeKey::load_or_create(&key.path()).unwrap();
-        key
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("bridge.key")
-    }
-
-    fn bytes(&self) -> [u8; 32] {
-        let text = std::fs::read_to_string(self.path()).unwrap();
-        let mut key = [0; 32];
-        hex::decode_to_slice(text.lines().last().unwrap(), &mut key).unwrap();
-        key
-    }
-}
+use crate::watch::{Said, Watch};
 
 fn member<'a>(key: &KeyFile, peers: impl IntoIterator<Item = &'a TestServer>) -> impl FnOnce(&mut Config) {
     let peers: Vec<_> = peers.into_iter().map(|server| server.endpoint.clone()).collect();
@@ -200,6 +175,26 @@ async fn members_that_name_each_other_and_themselves_end_up_with_one_link() {
 }
 
 #[tokio::test]
+async fn who_claims_to_be_a_member_does_not_keep_it_from_being_dialed() {
+    let key = KeyFile::new();
+    let victim = TestServer::start(member(&key, [])).await;
+    let record = victim.locate(&victim.id).await.unwrap().record.to_wire();
+    let mut impostor = Impostor::of(victim.id, record.clone()).await;
+    let server = TestServer::start(|c| {
+        member(&key, [])(c);
+        c.bridge.peers = vec![impostor.endpoint.clone()];
+    })
+    .await;
+    impostor.lied.recv().await.unwrap();
+    impostor.lied.recv().await.unwrap();
+    assert_eq!(server.links().await, 0);
+    // Only now does it hear where the victim is.
+    let link = RawLink::dial(&Peer::new(), server.connection().await, Some(key.bytes())).await.unwrap();
+    link.send(wire::BridgeBatch { members: vec![record], ..wire::BridgeBatch::default() }).await;
+    eventually!("the victim is dialed", server.links().await == 2);
+}
+
+#[tokio::test]
 async fn without_key_and_list_bridging_is_refused() {
     let key = KeyFile::new();
     let alone = TestServer::start(|_| ()).await;
@@ -305,4 +300,18 @@ async fn a_drained_member_leaves_its_peers_suspect_until_they_are_elsewhere() {
     assert_eq!(c.locate(&peer.id()).await.unwrap().presence.home, Some(b.id));
     drop(session);
     stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_watch_at_one_member_follows_a_peer_that_is_at_another() {
+    let key = KeyFile::new();
+    let [a, _b, c] = three(&key).await;
+    let peer = Peer::new();
+    let mut watch = Watch::open(&c, &[peer.id()]).await.unwrap();
+    assert_eq!(watch.beginning().await, [Said::Gone(peer.id(), "PEER_UNKNOWN".into())]);
+    let session = peer.open(&a, 1).await.unwrap();
+    watch.says(Said::Is(peer.id(), PresenceState::Online)).await;
+    let (answers, _connection) = session.close();
+    watch.says(Said::Is(peer.id(), PresenceState::Offline)).await;
+    drop(answers);
 }

@@ -4,8 +4,11 @@
 
 mod bridge;
 mod harness;
+mod limits;
 mod member;
 mod peer;
+mod proofs;
 mod query;
 mod register;
 mod session;
+mod watch;

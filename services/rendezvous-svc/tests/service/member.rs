@@ -1,19 +1,51 @@
 //! A member of the backbone that says on the wire exactly what a test wants.
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
-use p2psb_client::Connection;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use p2psb_client::{Connection, Endpoint};
 use p2psb_proto::model::PeerId;
 use p2psb_proto::model::hello::Hello;
 use p2psb_proto::model::proof::{ProofRole, Transcript, nonce};
+use p2psb_proto::wire::common::v1::SignedRecord;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::bridge_service_client::BridgeServiceClient;
+use p2psb_proto::wire::rendezvous::v1::bridge_service_server::{BridgeService, BridgeServiceServer};
 use p2psb_proto::wire::rendezvous::v1::link_request::Message as Up;
 use p2psb_proto::wire::rendezvous::v1::link_response::Message as Down;
+use p2psb_rendezvous_svc::backbone::trust::BridgeKey;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::peer::{Peer, network, now};
+
+/// A bridge key in a file.
+pub(crate) struct KeyFile {
+    dir: tempfile::TempDir,
+}
+
+impl KeyFile {
+    pub(crate) fn new() -> Self {
+        let key = Self { dir: tempfile::tempdir().unwrap() };
+        BridgeKey::load_or_create(&key.path()).unwrap();
+        key
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.path().join("bridge.key")
+    }
+
+    pub(crate) fn bytes(&self) -> [u8; 32] {
+        let text = std::fs::read_to_string(self.path()).unwrap();
+        let mut key = [0; 32];
+        hex::decode_to_slice(text.lines().last().unwrap(), &mut key).unwrap();
+        key
+    }
+}
 
 /// Both directions of a link that a test dialed.
 #[derive(Debug)]
@@ -63,6 +95,11 @@ impl RawLink {
         Ok(link)
     }
 
+    /// Passes on records of others.
+    pub(crate) async fn records(&self, records: Vec<SignedRecord>) {
+        self.send(wire::BridgeBatch { records, ..wire::BridgeBatch::default() }).await;
+    }
+
     pub(crate) async fn send(&self, batch: wire::BridgeBatch) {
         self.up.send(wire::LinkRequest { message: Some(Up::Batch(batch)) }).await.unwrap();
     }
@@ -76,5 +113,58 @@ impl RawLink {
                 None => return Err(Status::cancelled("the link ended")),
             }
         }
+    }
+}
+
+/// A listener that says it is somebody else, and proves nothing.
+pub(crate) struct Impostor {
+    pub(crate) endpoint: Endpoint,
+    /// Resolves whenever somebody has been lied to.
+    pub(crate) lied: mpsc::Receiver<()>,
+}
+
+impl Impostor {
+    /// Claims to be whose record this is.
+    pub(crate) async fn of(victim: PeerId, record: SignedRecord) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let (tell, lied) = mpsc::channel(16);
+        let service = BridgeServiceServer::new(Lie { victim, record, tell });
+        let server = tonic::transport::Server::builder().add_service(service);
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        Self { endpoint, lied }
+    }
+}
+
+struct Lie {
+    victim: PeerId,
+    record: SignedRecord,
+    tell: mpsc::Sender<()>,
+}
+
+#[tonic::async_trait]
+impl BridgeService for Lie {
+    type LinkStream = BoxStream<'static, Result<wire::LinkResponse, Status>>;
+
+    async fn link(
+        &self,
+        request: Request<Streaming<wire::LinkRequest>>,
+    ) -> Result<Response<Self::LinkStream>, Status> {
+        let hello = wire::BridgeHello {
+            hello: Some(Hello::own(network(), self.victim, "test/1", now())),
+            nonce: Bytes::from_static(&[6; 32]),
+            link_seq: 1,
+            proof: Some(wire::BridgeProof::default()),
+            record: Some(self.record.clone()),
+        };
+        let answer = wire::LinkResponse { message: Some(Down::Hello(hello)) };
+        let tell = self.tell.clone();
+        // Stays open until the caller has had enough.
+        let rest = request.into_inner().filter_map(async |_| None::<Result<wire::LinkResponse, Status>>);
+        let told = futures::stream::once(async move {
+            let _ = tell.try_send(());
+            Ok(answer)
+        });
+        Ok(Response::new(told.chain(rest).boxed()))
     }
 }

@@ -5,6 +5,7 @@ use p2psb_proto::error::Reason;
 use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
 use p2psb_proto::model::{PeerId, Signed};
 use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::locate_stream_response::Result as Answer;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServiceClient;
 use p2psb_runtime::Service as _;
 
@@ -17,6 +18,61 @@ async fn an_unknown_peer_and_a_wrong_id_are_told_apart() {
     assert_eq!(reason(server.locate(&Peer::new().id()).await), Reason::PeerUnknown);
     let wrong = wire::LocateRequest { peer_id: vec![1; 5].into() };
     assert_eq!(reason(server.client().await.locate(wrong).await), Reason::InvalidArgument);
+}
+
+#[tokio::test]
+async fn many_are_located_over_one_stream_and_one_that_is_unknown_does_not_end_it() {
+    let server = TestServer::start(|_| ()).await;
+    let (here, gone, nobody) = (Peer::new(), Peer::new(), Peer::new());
+    let _session = here.open(&server, 1).await.unwrap();
+    gone.register(&server, 1).await.unwrap();
+    gone.unregister_by(&server, &gone.withdrawal(2)).await.unwrap();
+    let asked = [
+        here.id().to_wire(),
+        nobody.id().to_wire(),
+        gone.id().to_wire(),
+        vec![7; 3].into(),
+        here.id().to_wire(),
+    ];
+    let requests: Vec<_> =
+        (10..).zip(asked).map(|(number, peer_id)| wire::LocateStreamRequest { number, peer_id }).collect();
+    let mut answers =
+        server.client().await.locate_stream(tokio_stream::iter(requests)).await.unwrap().into_inner();
+    let mut told = Vec::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        told.push(match answer.result.unwrap() {
+            Answer::Peer(peer) => {
+                (answer.number, LocatedPeer::try_from(peer).unwrap().peer_id() == here.id(), String::new())
+            }
+            Answer::Error(error) => (answer.number, false, error.reason),
+        });
+    }
+    let error = |number, reason: &str| (number, false, reason.to_owned());
+    let found = |number| (number, true, String::new());
+    assert_eq!(
+        told,
+        [
+            found(10),
+            error(11, "PEER_UNKNOWN"),
+            error(12, "PEER_OFFLINE"),
+            error(13, "INVALID_ARGUMENT"),
+            found(14)
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_stream_of_lookups_ends_when_the_server_drains() {
+    let mut server = TestServer::start(|_| ()).await;
+    let (ask, requests) = tokio::sync::mpsc::channel(1);
+    let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+    let mut answers = server.client().await.locate_stream(requests).await.unwrap().into_inner();
+    ask.send(wire::LocateStreamRequest { number: 1, peer_id: Peer::new().id().to_wire() }).await.unwrap();
+    assert_eq!(answers.message().await.unwrap().unwrap().number, 1);
+    let stopping = tokio::spawn(server.server.take().unwrap().shutdown(std::time::Duration::from_secs(10)));
+    assert_eq!(reason(answers.message().await), Reason::Draining);
+    drop(answers);
+    stopping.await.unwrap();
 }
 
 async fn page(

@@ -122,7 +122,7 @@ async fn registrations_from_one_address_are_limited_and_renewing_is_not() {
 }
 
 #[tokio::test]
-async fn an_unregistered_peer_is_unknown_and_its_old_record_cannot_come_back() {
+async fn an_unregistered_peer_is_offline_and_its_old_record_cannot_come_back() {
     let (clock, hand) = Clock::manual(SystemTime::now());
     let (server, peer) = (TestServer::start_at(clock, |_| ()).await, Peer::new());
     peer.register(&server, 1).await.unwrap();
@@ -130,7 +130,7 @@ async fn an_unregistered_peer_is_unknown_and_its_old_record_cannot_come_back() {
     for _ in 0..2 {
         peer.unregister_by(&server, &withdrawal).await.unwrap();
     }
-    assert_eq!(reason(server.locate(&peer.id()).await), Reason::PeerUnknown);
+    assert_eq!(reason(server.locate(&peer.id()).await), Reason::PeerOffline);
     assert_eq!(reason(peer.register(&server, 1).await), Reason::RecordStale);
     assert_eq!(reason(peer.unregister(&server, 3).await), Reason::LimitExceeded, "not in the same second");
     hand.advance(Duration::from_secs(1));

@@ -1,6 +1,6 @@
 //! Sessions.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use p2psb_client::session::Reachability;
 use p2psb_client::{Dialer, SessionConfig, SessionKeeper};
@@ -13,7 +13,7 @@ use p2psb_proto::wire::common::v1::SignedRecord;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
 use p2psb_proto::wire::rendezvous::v1::connect_response::Message as Down;
-use p2psb_runtime::Service as _;
+use p2psb_runtime::{Clock, Service as _};
 
 use crate::harness::{TestServer, Wire, dialer, eventually, reason};
 use crate::peer::{Peer, RawSession, network, now};
@@ -47,25 +47,40 @@ async fn a_session_makes_a_peer_online_where_anyone_can_locate_it() {
     assert_eq!(lease.rendezvous[0].key.as_ref(), server.id.key().as_bytes(), "the server itself first");
 }
 
-#[tokio::test]
-async fn the_sdk_keeps_a_session_and_says_goodbye() {
-    let server = TestServer::start(quick).await;
-    let identity = p2psb_client::Identity::ephemeral().unwrap();
-    let id = identity.peer_id();
-    let keeper = SessionKeeper::start(SessionConfig {
+/// The SDK's sessions of a peer.
+fn keeper(peer: &Peer, server: &TestServer) -> SessionKeeper {
+    SessionKeeper::start(SessionConfig {
         network: network(),
-        dialer: Dialer::new(Some(&identity), None).unwrap(),
-        identity,
+        dialer: Dialer::new(Some(&peer.identity), None).unwrap(),
+        identity: peer.identity.clone(),
         software: "test/1".into(),
         rendezvous: vec![server.pinned()],
         services: Vec::new(),
         reachability: Reachability { listen: None, transport: Transport::Tls, advertise: Vec::new() },
         max_homes: 3,
         record_ttl: Duration::from_secs(600),
-    });
-    server.knows(&id, PresenceState::Online).await;
+    })
+}
+
+#[tokio::test]
+async fn the_sdk_keeps_a_session_and_says_goodbye() {
+    let (server, peer) = (TestServer::start(quick).await, Peer::new());
+    let keeper = keeper(&peer, &server);
+    server.knows(&peer.id(), PresenceState::Online).await;
     keeper.shutdown().await;
-    server.knows(&id, PresenceState::Offline).await;
+    server.knows(&peer.id(), PresenceState::Offline).await;
+}
+
+#[tokio::test]
+async fn the_sdk_signs_past_a_withdrawal_that_it_does_not_remember() {
+    let (server, peer) = (TestServer::start(|_| ()).await, Peer::new());
+    peer.register(&server, 1).await.unwrap();
+    let ahead = now().0 + 120_000;
+    peer.unregister(&server, ahead).await.unwrap();
+    let keeper = keeper(&peer, &server);
+    server.knows(&peer.id(), PresenceState::Online).await;
+    assert!(server.locate(&peer.id()).await.unwrap().record.value().seq > ahead);
+    keeper.shutdown().await;
 }
 
 #[tokio::test]
@@ -167,6 +182,37 @@ async fn of_records_in_one_second_the_newest_counts() {
     assert_eq!((result.seq, result.reason.as_str()), (4, ""));
     assert!(result.refresh_after.is_some());
     assert_eq!(server.locate(&peer.id()).await.unwrap().record.value().seq, 4);
+}
+
+#[tokio::test]
+async fn sessions_that_follow_one_another_change_the_record_once_a_second() {
+    let (clock, hand) = Clock::manual(SystemTime::now());
+    let (server, peer) = (TestServer::start_at(clock, |_| ()).await, Peer::new());
+    let seq = async || server.locate(&peer.id()).await.unwrap().record.value().seq;
+    let mut sessions = Vec::new();
+    for number in 1..=4 {
+        sessions.push(peer.open(&server, number).await.unwrap());
+        assert_eq!(server.state(&peer.id()).await, Some(PresenceState::Online));
+        assert_eq!(seq().await, 1, "session {number} came in the same second");
+    }
+    hand.advance(Duration::from_secs(1));
+    eventually!("the newest of the records that waited is taken", seq().await == 4);
+    hand.advance(Duration::from_secs(1));
+    let _next = peer.open(&server, 5).await.unwrap();
+    assert_eq!(seq().await, 5, "a second later nothing waits");
+}
+
+#[tokio::test]
+async fn a_record_that_waits_gives_way_to_a_newer_one_of_its_session() {
+    let (clock, hand) = Clock::manual(SystemTime::now());
+    let (server, peer) = (TestServer::start_at(clock, |_| ()).await, Peer::new());
+    let _old = peer.open(&server, 1).await.unwrap();
+    let mut session = peer.open(&server, 2).await.unwrap();
+    session.send(Up::Record(peer.record(3).to_wire())).await;
+    hand.advance(Duration::from_secs(1));
+    let result = session.result().await;
+    assert_eq!((result.seq, result.reason.as_str()), (3, ""), "of the one before nothing is said");
+    assert_eq!(server.locate(&peer.id()).await.unwrap().record.value().seq, 3);
 }
 
 #[tokio::test]
@@ -281,15 +327,28 @@ async fn a_full_table_takes_no_new_peer_but_renews_known_ones() {
 }
 
 #[tokio::test]
-async fn a_withdrawal_with_the_goodbye_makes_the_peer_unknown() {
+async fn a_withdrawal_with_the_goodbye_says_that_the_peer_is_gone() {
     let (server, peer) = (TestServer::start(|_| ()).await, Peer::new());
     let mut session = peer.open(&server, 1).await.unwrap();
     let withdrawal = Some(peer.withdrawal(2).to_wire());
     session.send(Up::Goodbye(wire::Goodbye { withdrawal })).await;
     session.end().await.unwrap();
-    assert_eq!(reason(server.locate(&peer.id()).await), Reason::PeerUnknown);
+    assert_eq!(reason(server.locate(&peer.id()).await), Reason::PeerOffline);
     let refused = peer.open_over(server.connection().await, 2, peer.record(1).to_wire()).await;
     assert_eq!(reason(refused), Reason::RecordStale);
+}
+
+#[tokio::test]
+async fn a_withdrawal_of_what_expired_is_not_kept() {
+    let (clock, hand) = Clock::manual(SystemTime::now());
+    let (server, peer) = (TestServer::start_at(clock, |_| ()).await, Peer::new());
+    let record = peer.record_until(1, Duration::from_secs(60)).to_wire();
+    let mut session = peer.open_over(server.connection().await, 1, record).await.unwrap();
+    hand.advance(Duration::from_secs(61));
+    let withdrawal = Some(peer.withdrawal(3).to_wire());
+    session.send(Up::Goodbye(wire::Goodbye { withdrawal })).await;
+    session.end().await.unwrap();
+    peer.register(&server, 2).await.unwrap();
 }
 
 #[tokio::test]

@@ -10,27 +10,27 @@ use super::{ConfigError, LogFormat, Spec};
 #[derive(Debug, Clone, Default, Args)]
 pub struct CommonArgs {
     /// The configuration file (TOML).
-    #[arg(long, value_name = "FILE", env = "P2PSB_CONFIG", global = true)]
+    #[arg(long, value_name = "FILE", env = "P2PSB_CONFIG", global = true, help_heading = "Configuration")]
     pub config: Option<PathBuf>,
 
     /// Set one configuration key; may be repeated, wins over file and environment.
-    #[arg(long, value_name = "SECTION.KEY=VALUE", global = true)]
+    #[arg(long, value_name = "SECTION.KEY=VALUE", global = true, help_heading = "Configuration")]
     pub set: Vec<String>,
 
     /// Check the configuration and end: 0 if it is right, 64 if not.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Configuration")]
     pub check_config: bool,
 
     /// Print the effective configuration as TOML, secrets redacted, and end.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Configuration")]
     pub print_config: bool,
 
     /// What to log: a level, or levels by module (`info,h2=debug`); sets telemetry.log.filter.
-    #[arg(long, value_name = "FILTER", global = true)]
+    #[arg(long, value_name = "FILTER", global = true, help_heading = "Configuration")]
     pub log: Option<String>,
 
     /// How to log; sets telemetry.log.format.
-    #[arg(long, value_name = "FORMAT", global = true, value_enum)]
+    #[arg(long, value_name = "FORMAT", global = true, help_heading = "Configuration", value_enum)]
     pub log_format: Option<LogFormat>,
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::manifest::ManifestError;
 use p2psb_proto::model::{Digest, PackagePath};
+use rustix::io::Errno;
 
 use crate::content::publish::shown_path;
 use crate::store::StoreError;
@@ -54,10 +55,16 @@ pub enum FetchError {
         /// What the system says.
         source: io::Error,
     },
-    /// The target's disk is full.
+    /// What an earlier run left is gone, perhaps with its disk.
     #[error(
-        "the disk is full: {path} could not be written; free some space, then the fetch goes on where it stopped"
+        "{path} is gone, and with it what was fetched there; bring its disk back, or fetch again to begin anew"
     )]
+    Gone {
+        /// The target, as shown.
+        path: String,
+    },
+    /// The target's disk is full.
+    #[error("the disk is full: {path} could not be written; free some space")]
     DiskFull {
         /// What, as shown.
         path: String,
@@ -79,7 +86,7 @@ impl FetchError {
             Self::Manifest(error) => error.reason(),
             Self::Unrepresentable { .. } => Reason::PathUnrepresentable,
             Self::TargetExists { .. } | Self::TargetBusy { .. } => Reason::TargetExists,
-            Self::TargetUnwritable { .. } => Reason::TargetUnwritable,
+            Self::TargetUnwritable { .. } | Self::Gone { .. } => Reason::TargetUnwritable,
             Self::DiskFull { .. } => Reason::DiskFull,
             Self::Store(error) => error.reason(),
             Self::Misused(_) => Reason::Internal,
@@ -90,6 +97,26 @@ impl FetchError {
     #[must_use]
     pub const fn is_final(&self) -> bool {
         matches!(self, Self::Manifest(_) | Self::Unrepresentable { .. })
+    }
+
+    /// What has to change before trying again can help, without anything being asked for anew; `None` if nothing can.
+    #[must_use]
+    pub fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::DiskFull { .. } => Some(Remedy::TargetRoom),
+            Self::Gone { .. } => Some(Remedy::Change),
+            Self::TargetUnwritable { source, .. } => {
+                Errno::from_io_error(source).is_some_and(may_pass).then_some(Remedy::Change)
+            }
+            Self::Store(StoreError::DiskFull) => Some(Remedy::CatalogueRoom),
+            Self::Store(error) => error.may_pass().then_some(Remedy::Change),
+            Self::ChunkCorrupt { .. }
+            | Self::Manifest(_)
+            | Self::Unrepresentable { .. }
+            | Self::TargetExists { .. }
+            | Self::TargetBusy { .. }
+            | Self::Misused(_) => None,
+        }
     }
 
     /// `path` could not be written.
@@ -108,6 +135,48 @@ impl FetchError {
     pub(super) fn unrepresentable(path: &PackagePath, target: &Path, why: impl ToString) -> Self {
         Self::Unrepresentable { path: path.to_string(), target: shown_path(target), why: why.to_string() }
     }
+}
+
+/// What has to change before a fetch can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// The target's disk needs room.
+    TargetRoom,
+    /// The catalogue's disk needs room.
+    CatalogueRoom,
+    /// Something about the target or its disk: who may write, a mount, a cable.
+    Change,
+}
+
+/// Whether an error of the system may be gone by itself, or once somebody looked after the disk.
+pub(super) const fn may_pass(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::NOSPC
+            | Errno::DQUOT
+            | Errno::ROFS
+            | Errno::ACCESS
+            | Errno::PERM
+            | Errno::IO
+            | Errno::NOENT
+            | Errno::NODEV
+            | Errno::NXIO
+            | Errno::STALE
+            | Errno::BUSY
+            | Errno::AGAIN
+            | Errno::INTR
+            | Errno::NOMEM
+            | Errno::MFILE
+            | Errno::NFILE
+            | Errno::NOTCONN
+            | Errno::TIMEDOUT
+            | Errno::HOSTDOWN
+            | Errno::HOSTUNREACH
+            | Errno::NETDOWN
+            | Errno::NETUNREACH
+            | Errno::CONNABORTED
+            | Errno::CONNRESET
+    )
 }
 
 impl From<FetchError> for Failure {

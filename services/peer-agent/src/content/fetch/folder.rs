@@ -1,4 +1,4 @@
-//! The folder that a fetch fills: `TARGET.partial`.
+//! A folder that a fetch fills or looks at: `TARGET.partial`, and one that was filled before.
 //!
 //! Invariant: nothing outside the folder is ever opened, made or changed. Every path is walked part by part from the folder itself,
 //! following no symlink, so that it does not matter what anybody puts there meanwhile.
@@ -14,12 +14,24 @@ use p2psb_proto::model::manifest::{Content, Entry};
 use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::error::FetchError;
+use super::error::{FetchError, may_pass};
+use crate::store::Stamp;
 
 /// Longest path that the system opens, the terminating zero excepted.
 const PATH_MAX: usize = 4095;
 /// Shorter runs of zeros are written rather than left out.
 const HOLE: usize = 16 * 1024;
+
+/// What stands at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing, or nothing that is worth keeping: a symlink, a pipe.
+    Nothing,
+    /// A folder.
+    Folder,
+    /// A file, and whether its owner may execute it.
+    File(Stamp, bool),
+}
 
 /// An open folder.
 pub(super) struct Folder {
@@ -90,7 +102,8 @@ impl Folder {
             return Ok(());
         }
         self.reserve(entry).map_err(|error| match error {
-            Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::ACCESS => {
+            // Not allowed is what some disks say of names, too.
+            error if may_pass(error) && error != Errno::PERM => {
                 FetchError::at(&self.path.join(path.as_str()), error.into())
             }
             Errno::EXIST => FetchError::unrepresentable(path, target, "another path has the same name there"),
@@ -121,6 +134,112 @@ impl Folder {
             }
         });
         made.map_err(|error| self.failed(path, error.into()))
+    }
+
+    /// Makes the folders above a path, as far as they are not there.
+    pub(super) fn make_parents(&mut self, path: &PackagePath) -> Result<(), FetchError> {
+        let Some(wanted) = path.parent() else { return Ok(()) };
+        if self.parent.as_ref().is_none_or(|(known, _)| known != wanted) {
+            let made = make_chain(self.root.as_fd(), wanted);
+            self.parent =
+                made.map_err(|error| self.failed(path, error.into()))?.map(|fd| (wanted.to_owned(), fd));
+        }
+        Ok(())
+    }
+
+    /// Makes a directory again. What stands in its place and is none, is replaced.
+    pub(super) fn restore_dir(&mut self, path: &PackagePath) -> Result<(), FetchError> {
+        let name = path.file_name();
+        let mode = Mode::from_raw_mode(0o777);
+        let made = self.parent(path).and_then(|parent| match rustix::fs::mkdirat(parent, name, mode) {
+            Err(Errno::EXIST) if is_dir(parent, name)? => Ok(()),
+            Err(Errno::EXIST) => {
+                rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
+                rustix::fs::mkdirat(parent, name, mode)
+            }
+            other => other,
+        });
+        made.map_err(|error| self.failed(path, error.into()))
+    }
+
+    /// Moves a file or symlink from the same path of `staged` to its place, whatever stands there; a folder only if it is empty.
+    pub(super) fn take_in(&mut self, staged: &mut Self, path: &PackagePath) -> Result<(), FetchError> {
+        let name = path.file_name();
+        let moved = staged.parent(path).and_then(|from| {
+            let to = self.parent(path)?;
+            match rustix::fs::renameat(from, name, to, name) {
+                Err(Errno::ISDIR) => {
+                    rustix::fs::unlinkat(to, name, AtFlags::REMOVEDIR)?;
+                    rustix::fs::renameat(from, name, to, name)
+                }
+                other => other,
+            }
+        });
+        moved.map_err(|error| match error {
+            Errno::NOTEMPTY | Errno::EXIST => FetchError::exists(&self.path.join(path.as_str())),
+            error => self.failed(path, error.into()),
+        })
+    }
+
+    /// What stands at a path.
+    pub(super) fn look(&mut self, path: &PackagePath) -> Result<Found, FetchError> {
+        let found = self.parent(path).and_then(|parent| {
+            let stat = rustix::fs::statat(parent, path.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok(match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => Found::Folder,
+                FileType::RegularFile => Found::File(stamp(&stat), stat.st_mode & 0o100 != 0),
+                _ => Found::Nothing,
+            })
+        });
+        match found {
+            // The last two: something else stands in the place of a folder above it.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(Found::Nothing),
+            found => found.map_err(|error| self.failed(path, error.into())),
+        }
+    }
+
+    /// Whether nothing is in a directory.
+    pub(super) fn is_empty_dir(&mut self, path: &PackagePath) -> Result<bool, FetchError> {
+        let read = self.parent(path).and_then(|parent| {
+            let dir = rustix::fs::openat(parent, path.file_name(), folder_flags(), Mode::empty())?;
+            for entry in rustix::fs::Dir::read_from(dir)? {
+                if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        });
+        read.map_err(|error| self.failed(path, error.into()))
+    }
+
+    /// Whether a symlink to `target` stands at a path.
+    pub(super) fn has_link(&mut self, path: &PackagePath, target: &str) -> bool {
+        let read =
+            self.parent(path).and_then(|parent| rustix::fs::readlinkat(parent, path.file_name(), Vec::new()));
+        read.is_ok_and(|found| found.as_bytes() == target.as_bytes())
+    }
+
+    /// Makes a file executable, for whoever may read it, or for nobody. Whether the disk did it: some know no such thing.
+    pub(super) fn set_executable(
+        &mut self,
+        path: &PackagePath,
+        executable: bool,
+    ) -> Result<bool, FetchError> {
+        let flags = OFlags::RDONLY | file_flags();
+        let done = self.parent(path).and_then(|parent| {
+            let file = rustix::fs::openat(parent, path.file_name(), flags, Mode::empty())?;
+            let mode = rustix::fs::fstat(&file)?.st_mode;
+            let wanted = if executable { mode | ((mode & 0o444) >> 2) } else { mode & !0o111 };
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(wanted))?;
+            Ok((rustix::fs::fstat(&file)?.st_mode & 0o100 != 0) == executable)
+        });
+        done.map_err(|error| self.failed(path, error.into()))
+    }
+
+    /// Whether anything may be made here, before much is done for it.
+    pub(super) fn check_writable(&self) -> Result<(), FetchError> {
+        let may = rustix::fs::accessat(&self.root, ".", rustix::fs::Access::WRITE_OK, AtFlags::empty());
+        may.map_err(|error| FetchError::at(&self.path, error.into()))
     }
 
     /// Opens a file for reading and writing, making it if it is not there. Its mode follows the umask, as for any new file.
@@ -200,9 +319,7 @@ impl Folder {
                         && rustix::fs::statat(&self.root, same, AtFlags::SYMLINK_NOFOLLOW).is_ok();
                     rustix::fs::unlinkat(&self.root, name, AtFlags::empty())?;
                 }
-                Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::ACCESS)) => {
-                    return Err(error);
-                }
+                Err(error) if may_pass(error) && error != Errno::PERM => return Err(error),
                 Err(_) => peculiar = true,
             }
         }
@@ -233,6 +350,30 @@ fn reserve_file(parent: BorrowedFd<'_>, name: &str, executable: bool) -> Result<
 /// As of any new file: the umask takes from it.
 fn file_mode(executable: bool) -> Mode {
     Mode::from_raw_mode(if executable { 0o777 } else { 0o666 })
+}
+
+/// Makes a row of folders, one in the other. Returns the last, open.
+fn make_chain(root: BorrowedFd<'_>, folders: &str) -> Result<Option<OwnedFd>, Errno> {
+    let mut at: Option<OwnedFd> = None;
+    for part in folders.split('/') {
+        let from = at.as_ref().map_or(root, |fd| fd.as_fd());
+        match rustix::fs::mkdirat(from, part, Mode::from_raw_mode(0o777)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
+        at = Some(rustix::fs::openat(from, part, folder_flags(), Mode::empty())?);
+    }
+    Ok(at)
+}
+
+/// By what a file is recognised without being read.
+pub(super) fn stamp(stat: &rustix::fs::Stat) -> Stamp {
+    let nanos = i64::try_from(stat.st_mtime_nsec).unwrap_or_default();
+    Stamp {
+        size: u64::try_from(stat.st_size).unwrap_or_default(),
+        mtime_ns: stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(nanos),
+        inode: stat.st_ino,
+    }
 }
 
 fn is_dir(parent: BorrowedFd<'_>, name: &str) -> Result<bool, Errno> {

@@ -7,7 +7,7 @@ use p2psb_proto::model::Digest;
 
 use super::error::FetchError;
 use super::folder::Folder;
-use crate::store::{Batch, ChunkRow, FileRow, Store, TreeId};
+use crate::store::{Batch, ChunkRow, FileRow, Store, StoreError, TreeId};
 
 /// Bytes of chunks after which the journal is written.
 const UNSAVED_BYTES: u64 = 16 << 20;
@@ -51,6 +51,12 @@ impl Site {
     pub(super) fn page(&mut self, digest: Digest, bytes: &[u8]) -> Result<(), FetchError> {
         self.batch.page(digest, bytes);
         self.flush()
+    }
+
+    /// A page that was read before.
+    pub(super) fn read_page(&self, digest: &Digest) -> Result<Vec<u8>, FetchError> {
+        let page = self.store.page(digest)?;
+        Ok(page.ok_or_else(|| StoreError::Damaged(format!("the page {digest} of a manifest is missing")))?)
     }
 
     /// Before the catalogue is asked for a chunk: it should know of all that was written.

@@ -1,7 +1,8 @@
 //! Fetching as a whole, from an agent that shares, without network between them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
 use p2psb_proto::error::Reason;
@@ -13,9 +14,11 @@ use prost::Message as _;
 use super::*;
 use crate::content::publish::Published;
 use crate::content::testing::{
-    Agent, Host, Serving, as_nobody, drive, fill, noise, snapshot, with_small_disk, write,
+    Agent, Host, Node, Serving, as_nobody, drive, fill, noise, remount, snapshot, with_small_disk, write,
 };
-use crate::store::{Holding, TreeState};
+use crate::store::{Holding, StoreError, TreeState};
+
+mod repair;
 
 /// Two agents, the first of which shares a folder.
 struct Pair {
@@ -199,7 +202,7 @@ fn a_crash_between_moving_and_recording_is_noticed() {
     pair.guest = pair.guest.restart();
     assert_eq!(pair.guest.store.holding(&pair.shared.manifest).unwrap(), Holding::Partial);
     let mut fetch = pair.open("out").unwrap();
-    assert_eq!(fetch.next(1).unwrap(), Next::Ready);
+    assert_eq!(drive(&mut fetch, &HashMap::new(), 0).unwrap(), (0, true));
     assert_eq!(fetch.finish().unwrap(), fetched);
     assert_eq!(pair.guest.store.holding(&pair.shared.manifest).unwrap(), Holding::Complete);
     let third = Agent::new();
@@ -208,11 +211,11 @@ fn a_crash_between_moving_and_recording_is_noticed() {
 }
 
 #[test]
-fn a_finished_fetch_is_ready_at_once_as_long_as_it_is_there() {
+fn a_finished_fetch_needs_nobody_as_long_as_it_is_there() {
     let pair = Pair::new(fill);
     let first = pair.fetch("out").unwrap();
     let mut again = pair.open("out").unwrap();
-    assert_eq!(again.next(1).unwrap(), Next::Ready);
+    assert_eq!(drive(&mut again, &HashMap::new(), 0).unwrap(), (0, true));
     assert_eq!(again.finish().unwrap(), first);
     // Another folder of the same name is somebody's.
     fs::rename(pair.guest.path("out"), pair.guest.path("moved")).unwrap();
@@ -359,7 +362,8 @@ fn two_fetches_never_share_a_target() {
     let error = pair.guest.open(&other.manifest, &pair.guest.path("out")).err().unwrap();
     assert_eq!(error.reason(), Reason::TargetExists);
     assert!(error.to_string().contains("out.partial"), "{error}");
-    pair.open("out").unwrap().discard().unwrap();
+    assert!(give_up(Arc::clone(&pair.guest.store), &pair.guest.path("out")).unwrap());
+    assert!(!give_up(Arc::clone(&pair.guest.store), &pair.guest.path("out")).unwrap(), "nothing is left");
     only(&pair.guest, &[]);
     drop(pair.guest.open(&other.manifest, &pair.guest.path("out")).unwrap());
 }
@@ -623,22 +627,30 @@ fn trees() -> impl Strategy<Value = Vec<(String, Option<Vec<u8>>, bool)>> {
     prop::collection::vec((path, prop::option::of(content), any::<bool>()), 0..12)
 }
 
+/// Makes such a tree.
+fn grow(folder: &Path, tree: &[(String, Option<Vec<u8>>, bool)]) {
+    for (path, content, executable) in tree {
+        let path = folder.join(path);
+        // A file may be in the way of a folder: then it stays.
+        let Some(content) = content else {
+            drop(fs::create_dir_all(&path));
+            continue;
+        };
+        if fs::create_dir_all(path.parent().unwrap()).is_err() || path.is_dir() {
+            continue;
+        }
+        fs::write(&path, content).unwrap();
+        let mode = if *executable { 0o755 } else { 0o644 };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn any_tree_is_fetched_as_it_was_published(tree in trees(), kill in 0usize..40) {
-        let mut pair = Pair::new(|folder| {
-            for (path, content, executable) in &tree {
-                let path = folder.join(path);
-                // A file may be in the way of a folder: then it stays.
-                let Some(content) = content else { drop(fs::create_dir_all(&path)); continue };
-                if fs::create_dir_all(path.parent().unwrap()).is_err() || path.is_dir() { continue }
-                fs::write(&path, content).unwrap();
-                let mode = if *executable { 0o755 } else { 0o644 };
-                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            }
-        });
+        let mut pair = Pair::new(|folder| grow(folder, &tree));
         let mut fetch = pair.open("out").unwrap();
         drive(&mut fetch, &pair.serving(), kill).unwrap();
         fetch.kill();
@@ -646,4 +658,91 @@ proptest! {
         pair.fetch("out").unwrap();
         pair.assert_equal("out");
     }
+}
+
+#[test]
+fn what_vanished_with_its_disk_is_not_begun_anew_by_itself() {
+    let pair = Pair::new(fill);
+    let go_on = |target: &str| {
+        let (store, target) = (Arc::clone(&pair.guest.store), pair.guest.path(target));
+        Fetch::open(store, pair.shared.manifest, &target, Start::GoingOn)
+    };
+    // What was never begun may begin.
+    let mut fetch = go_on("usb/out").unwrap();
+    drive(&mut fetch, &pair.serving(), 5).unwrap();
+    drop(fetch);
+    fs::rename(pair.guest.path("usb"), pair.guest.path("unplugged")).unwrap();
+    for mount_point in [false, true] {
+        if mount_point {
+            fs::create_dir(pair.guest.path("usb")).unwrap();
+        }
+        let error = go_on("usb/out").err().unwrap();
+        assert_eq!((error.reason(), error.remedy()), (Reason::TargetUnwritable, Some(Remedy::Change)));
+        assert!(error.to_string().contains("usb/out is gone"), "{error}");
+    }
+    fs::remove_dir(pair.guest.path("usb")).unwrap();
+    fs::rename(pair.guest.path("unplugged"), pair.guest.path("usb")).unwrap();
+    let mut fetch = go_on("usb/out").unwrap();
+    drive(&mut fetch, &pair.serving(), usize::MAX).unwrap();
+    fetch.finish().unwrap();
+    fs::rename(pair.guest.path("usb"), pair.guest.path("unplugged")).unwrap();
+    assert!(matches!(go_on("usb/out"), Err(FetchError::Gone { .. })));
+    // Who asks for it gets it.
+    pair.fetch("usb/out").unwrap();
+    pair.assert_equal("usb/out");
+}
+
+#[test]
+fn what_was_asked_for_anew_goes_on_by_itself_although_it_could_not_begin() {
+    let pair = Pair::new(fill);
+    as_nobody(|| {
+        let guest = Agent::new();
+        let (target, manifest) = (guest.path("folder/out"), pair.shared.manifest);
+        guest.fetch(&pair.serving(), &manifest, &target).unwrap();
+        fs::remove_dir_all(&target).unwrap();
+        let mode =
+            |mode| fs::set_permissions(guest.path("folder"), fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o500);
+        assert_eq!(guest.open(&manifest, &target).err().unwrap().remedy(), Some(Remedy::Change));
+        mode(0o700);
+        let mut fetch = Fetch::open(Arc::clone(&guest.store), manifest, &target, Start::GoingOn).unwrap();
+        drive(&mut fetch, &pair.serving(), usize::MAX).unwrap();
+        fetch.finish().unwrap();
+    });
+}
+
+#[test]
+fn errors_say_whether_a_disk_can_be_helped() {
+    let unwritable =
+        |error: i32| FetchError::at(Path::new("/x"), std::io::Error::from_raw_os_error(error)).remedy();
+    for error in [libc::ENOSPC, libc::EDQUOT] {
+        assert_eq!(unwritable(error), Some(Remedy::TargetRoom));
+    }
+    for error in [libc::EROFS, libc::EACCES, libc::EPERM, libc::EIO, libc::ESTALE, libc::ENODEV] {
+        assert_eq!(unwritable(error), Some(Remedy::Change));
+    }
+    for error in [libc::ENAMETOOLONG, libc::ENOTDIR, libc::ELOOP, libc::EINVAL, libc::EFBIG] {
+        assert_eq!(unwritable(error), None);
+    }
+    assert_eq!(FetchError::from(StoreError::DiskFull).remedy(), Some(Remedy::CatalogueRoom));
+    assert_eq!(FetchError::exists(Path::new("/x")).remedy(), None);
+}
+
+#[test]
+fn a_disk_that_became_read_only_is_noticed_before_anything_is_read_again() {
+    let pair = Pair::new(|folder| write(&folder.join("a"), &noise(1, 900_000)));
+    let disk = pair.guest.path("disk");
+    fs::create_dir(&disk).unwrap();
+    with_small_disk(&disk, "size=5m", || {
+        let (target, manifest) = (disk.join("out"), pair.shared.manifest);
+        let mut fetch = pair.guest.open(&manifest, &target).unwrap();
+        drive(&mut fetch, &pair.serving(), 6).unwrap();
+        drop(fetch);
+        remount(&disk, true);
+        let error = pair.guest.open(&manifest, &target).err().unwrap();
+        assert_eq!((error.reason(), error.remedy()), (Reason::TargetUnwritable, Some(Remedy::Change)));
+        remount(&disk, false);
+        pair.guest.fetch(&pair.serving(), &manifest, &target).unwrap();
+        assert_eq!(snapshot(&target), snapshot(&pair.host.path("one")));
+    });
 }

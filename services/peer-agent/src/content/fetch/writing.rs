@@ -3,11 +3,14 @@
 //! The manifest is walked once more, now from the catalogue. Each place of a chunk is looked at in order: it may lie there already (an
 //! earlier run), somewhere else on this disk, or be needed. Memory: the places of one page, and what is on its way.
 //!
+//! Repairing a folder that was finished before is the same, for its damaged files only: they are filled anew, beside it.
+//!
 //! Invariant: only bytes that fit their digest are written, and a place is counted, and journaled, once.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::num::NonZeroU64;
+use std::os::unix::fs::FileExt as _;
 
 use p2psb_proto::model::manifest::{
     ChunkRef, Chunks, Content, Entry, FileContent, ManifestError, ManifestReader, Page,
@@ -15,10 +18,10 @@ use p2psb_proto::model::manifest::{
 use p2psb_proto::model::{Digest, PackagePath};
 
 use super::error::FetchError;
-use super::folder::write_chunk;
+use super::folder::{stamp, write_chunk};
 use super::site::Site;
 use super::{Delivered, Next, Want};
-use crate::store::{ChunkRow, FileRow, StoreError};
+use crate::store::{ChunkRow, FileRow, Stamp, TreeId};
 
 /// Bytes that are copied or hashed in one step.
 const STEP_BYTES: u64 = 16 << 20;
@@ -71,6 +74,8 @@ pub(super) struct Writing {
     reader: ManifestReader,
     /// Whether an earlier run left something.
     resumed: bool,
+    /// The finished tree whose damaged files are filled; all else of it is as it should be.
+    repairs: Option<TreeId>,
     looks: VecDeque<Look>,
     needs: HashMap<Digest, Need>,
     /// Needed and not asked for, with their sizes.
@@ -88,11 +93,17 @@ pub(super) struct Writing {
 }
 
 impl Writing {
-    pub(super) fn new(site: &Site, manifest: &Digest, resumed: bool) -> Result<Self, FetchError> {
-        let reader = ManifestReader::new(manifest, &page(site, manifest)?)?;
+    pub(super) fn new(
+        site: &Site,
+        manifest: &Digest,
+        resumed: bool,
+        repairs: Option<TreeId>,
+    ) -> Result<Self, FetchError> {
+        let reader = ManifestReader::new(manifest, &site.read_page(manifest)?)?;
         Ok(Self {
             reader,
             resumed,
+            repairs,
             looks: VecDeque::new(),
             needs: HashMap::new(),
             queue: VecDeque::new(),
@@ -149,16 +160,27 @@ impl Writing {
     /// Loads the places of the next page; `false` if there is none.
     fn load(&mut self, site: &mut Site) -> Result<bool, FetchError> {
         let Some(due) = self.reader.upcoming().next() else { return Ok(false) };
-        let bytes = page(site, &due.digest())?;
+        let bytes = site.read_page(&due.digest())?;
         match self.reader.page(&bytes)? {
             Page::Index => {}
             Page::Entries { first, entries } => {
                 let end = first + entries.len() as u64;
+                let damaged = match self.repairs {
+                    Some(tree) => Some(site.store.to_repair(tree, site.tree, first, end)?),
+                    None => None,
+                };
                 let journal = self.journal(site, (first, 0), (end, 0))?;
                 for (number, entry) in (first..).zip(&entries) {
-                    self.entry(site, number, entry, &journal)?;
+                    match &damaged {
+                        None => self.entry(site, number, entry, &journal)?,
+                        Some(damaged) => {
+                            self.repair(site, number, entry, damaged.contains(&number), &journal)?;
+                        }
+                    }
                 }
             }
+            // Of a file that is as it should be.
+            Page::Chunks { entry, .. } if self.repairs.is_some() && !self.files.contains_key(&entry) => {}
             Page::Chunks { entry, offset, chunks } => {
                 let end = offset + chunks.iter().map(|c| u64::from(c.size)).sum::<u64>();
                 let journal = self.journal(site, (entry, offset), (entry, end))?;
@@ -201,6 +223,25 @@ impl Writing {
                 self.few = None;
             }
         }
+        Ok(())
+    }
+
+    /// Of a folder that stands: only its damaged files are filled anew.
+    fn repair(
+        &mut self,
+        site: &mut Site,
+        number: u64,
+        entry: &Entry,
+        damaged: bool,
+        journal: &HashMap<(u64, u64), ChunkRow>,
+    ) -> Result<(), FetchError> {
+        let Content::File(file) = entry.content() else { return Ok(()) };
+        if damaged {
+            site.folder.make_parents(entry.path())?;
+            return self.entry(site, number, entry, journal);
+        }
+        self.done += file.size();
+        self.local += file.size();
         Ok(())
     }
 
@@ -293,6 +334,7 @@ impl Writing {
     fn lies_there(&mut self, site: &mut Site, place: Place, size: u32, digest: &Digest) -> bool {
         let Some(filling) = self.files.get(&place.entry) else { return false };
         let Some(file) = site.folder.read_file(&filling.path) else { return false };
+        drop_from_memory(&file, place.offset, u64::from(size));
         self.buffer.resize(size as usize, 0);
         file.read_exact_at(&mut self.buffer, place.offset).is_ok() && Digest::of(&self.buffer) == *digest
     }
@@ -363,7 +405,7 @@ impl Writing {
         let file = site.folder.open_file(&filling.path, filling.executable)?;
         if filling.left > 1 && !filling.begun {
             file.set_len(filling.size).map_err(|e| site.folder.failed(&filling.path, e))?;
-            site.file(row(entry, filling, (0, 0)));
+            site.file(row(entry, filling, Stamp { size: filling.size, mtime_ns: 0, inode: 0 }));
             filling.begun = true;
         }
         self.open.truncate(OPEN_FILES - 1);
@@ -395,13 +437,14 @@ impl Writing {
     fn complete(&mut self, site: &mut Site, entry: u64, file: &File) -> Result<(), FetchError> {
         let Some(filling) = self.files.get(&entry) else { return Err(FetchError::Misused("no such file")) };
         let failed = |e| site.folder.failed(&filling.path, e);
-        let mut metadata = file.metadata().map_err(failed)?;
-        if metadata.len() != filling.size {
+        let mut stat = rustix::fs::fstat(file).map_err(|e| failed(e.into()))?;
+        if stamp(&stat).size != filling.size {
             file.set_len(filling.size).map_err(failed)?;
-            metadata = file.metadata().map_err(failed)?;
+            stat = rustix::fs::fstat(file).map_err(|e| failed(e.into()))?;
         }
-        let mtime = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
-        site.file(row(entry, filling, (mtime, metadata.ino())));
+        // As the disk has it: some know no such bit, and that is no damage later.
+        let executable = stat.st_mode & 0o100 != 0;
+        site.file(FileRow { executable, ..row(entry, filling, stamp(&stat)) });
         self.files.remove(&entry);
         Ok(())
     }
@@ -419,29 +462,26 @@ impl Writing {
     }
 }
 
-fn row(entry: u64, filling: &Filling, (mtime_ns, inode): (i64, u64)) -> FileRow {
-    FileRow {
-        entry,
-        base: 0,
-        path: filling.path.as_str().into(),
-        size: filling.size,
-        mtime_ns,
-        inode,
-        executable: filling.executable,
-    }
+fn row(entry: u64, filling: &Filling, Stamp { size, mtime_ns, inode }: Stamp) -> FileRow {
+    let (path, executable) = (filling.path.as_str().into(), filling.executable);
+    FileRow { entry, base: 0, path, size, mtime_ns, inode, executable }
 }
 
-/// A page that was stored in the first phase.
-fn page(site: &Site, digest: &Digest) -> Result<Vec<u8>, FetchError> {
-    let page = site.store.page(digest)?;
-    Ok(page.ok_or_else(|| StoreError::Damaged(format!("the page {digest} of a manifest is missing")))?)
+/// What is read next comes from the disk: bytes that a failing disk refused may look fine in memory.
+fn drop_from_memory(file: &File, offset: u64, size: u64) {
+    // Only whole pages are dropped.
+    const PAGE: u64 = 64 * 1024;
+    let begin = offset / PAGE * PAGE;
+    let length = NonZeroU64::new((offset + size).div_ceil(PAGE) * PAGE - begin);
+    // A wish; where it can't be had, what is in memory must do.
+    let _ = rustix::fs::fadvise(file, begin, length, rustix::fs::Advice::DontNeed);
 }
 
 /// Makes the symlinks, last of all, so that none can be followed while files are written.
 fn make_links(site: &mut Site, manifest: &Digest) -> Result<(), FetchError> {
-    let mut reader = ManifestReader::new(manifest, &page(site, manifest)?)?;
+    let mut reader = ManifestReader::new(manifest, &site.read_page(manifest)?)?;
     while let Some(due) = { reader.upcoming().next() } {
-        let Page::Entries { entries, .. } = reader.page(&page(site, &due.digest())?)? else { continue };
+        let Page::Entries { entries, .. } = reader.page(&site.read_page(&due.digest())?)? else { continue };
         for entry in &entries {
             if let Content::Symlink(target) = entry.content() {
                 site.folder.link(entry.path(), target.as_str())?;

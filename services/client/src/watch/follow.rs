@@ -1,0 +1,159 @@
+//! One backbone followed: a stream at one of its rendezvous, and at the next when it ends.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use p2psb_proto::error::{Failure, Reason};
+use p2psb_proto::model::presence::LocatedPeer;
+use p2psb_proto::model::proof::{ChallengeAction, answer_challenge};
+use p2psb_proto::model::{Digest, PeerId, UnixMillis};
+use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::watch_presence_response::Message;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::{Status, Streaming};
+
+use crate::endpoint::Endpoint;
+use crate::identity::Identity;
+use crate::locator::{Client, Locator};
+use crate::session::now;
+
+/// Marks come every 5 s; a rendezvous that is silent for so long is left.
+const SILENCE: Duration = Duration::from_secs(15);
+/// How long a stream may take to open.
+const OPEN: Duration = Duration::from_secs(5);
+/// A stream that lasted so long was a good one.
+const HELD: Duration = Duration::from_secs(10);
+/// The first pause after all rendezvous were tried, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// What a follower hears.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Is(Box<LocatedPeer>),
+    Gone { peer: PeerId, last_seen: Option<UnixMillis> },
+    Progress(UnixMillis),
+    Lost { detail: String },
+}
+
+pub(super) struct Follower {
+    pub(super) number: usize,
+    pub(super) locator: Locator,
+    pub(super) watcher: Identity,
+    pub(super) peers: Vec<PeerId>,
+    /// A rendezvous of the backbone.
+    pub(super) anchor: Endpoint,
+    /// Where to go on, and at which rendezvous.
+    pub(super) token: Option<(Endpoint, String)>,
+}
+
+type Said = mpsc::Sender<(usize, Heard)>;
+
+impl Follower {
+    /// Follows until nobody listens.
+    pub(super) async fn run(mut self, said: Said) {
+        let mut rounds = 0;
+        loop {
+            let mut failures = Vec::new();
+            for endpoint in self.locator.backbone_of(&self.anchor) {
+                let began = Instant::now();
+                let Err(status) = self.follow(&endpoint, &said).await else { return };
+                self.locator.failed(&endpoint, status.message());
+                tracing::debug!(endpoint = endpoint.url(), problem = status.message(), "a watch ended");
+                failures.push(format!("{}: {}", endpoint.url(), status.message()));
+                if began.elapsed() >= HELD {
+                    // The order may be another one by now.
+                    rounds = 0;
+                    failures.clear();
+                    break;
+                }
+            }
+            if failures.is_empty() {
+                continue;
+            }
+            let lost = Heard::Lost { detail: failures.join("; ") };
+            if said.send((self.number, lost)).await.is_err() {
+                return;
+            }
+            let (first, longest) = BACKOFF;
+            let pause = first.saturating_mul(1 << rounds.min(10)).min(longest);
+            rounds += 1;
+            sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        }
+    }
+
+    /// Follows at one rendezvous. Returns how it ended; `Ok` if nobody listens any more.
+    async fn follow(&mut self, endpoint: &Endpoint, said: &Said) -> Result<(), Status> {
+        let opened = timeout(OPEN, self.open(endpoint)).await;
+        let mut messages = opened.unwrap_or_else(|_| Err(silent("the rendezvous did not answer")))?;
+        let followed: HashSet<PeerId> = self.peers.iter().copied().collect();
+        loop {
+            let message = timeout(SILENCE, messages.message()).await;
+            let message = message.unwrap_or_else(|_| Err(silent("the rendezvous is silent")))?;
+            let Some(message) = message else { return Err(silent("the rendezvous ended the watch")) };
+            let Some(heard) = self.hear(endpoint, &followed, message) else { continue };
+            if said.send((self.number, heard)).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn open(&self, endpoint: &Endpoint) -> Result<Streaming<wire::WatchPresenceResponse>, Status> {
+        let mut client: Client = self.locator.client(endpoint).await?;
+        let watcher_id = self.watcher.peer_id().to_wire();
+        let request = wire::GetChallengeRequest { peer_id: watcher_id.clone() };
+        let given = client.get_challenge(request).await?.into_inner();
+        let server = PeerId::from_slice(&given.server_id)
+            .map_err(|error| Failure::new(Reason::InvalidArgument, format!("server_id: {error}")))?;
+        if endpoint.pin().is_some_and(|pin| pin != server) {
+            let text = format!("{server} answers where {} must be", endpoint.url());
+            return Err(Failure::new(Reason::IdentityMismatch, text).into());
+        }
+        let peer_ids: Vec<_> = self.peers.iter().map(PeerId::to_wire).collect();
+        let digest = Digest::of(&peer_ids.concat());
+        let action = ChallengeAction::Watch;
+        let proof = answer_challenge(self.watcher.key(), &server, &given.challenge, action, &digest);
+        let token = self.token.as_ref().filter(|(at, _)| at == endpoint).map(|(_, token)| token.clone());
+        let request = wire::WatchPresenceRequest {
+            peer_ids,
+            watcher_id,
+            proof: Some(proof),
+            resume_token: token.unwrap_or_default(),
+        };
+        Ok(client.watch_presence(request).await?.into_inner())
+    }
+
+    /// What a message says, if it can be believed.
+    fn hear(
+        &mut self,
+        endpoint: &Endpoint,
+        followed: &HashSet<PeerId>,
+        message: wire::WatchPresenceResponse,
+    ) -> Option<Heard> {
+        match message.message? {
+            Message::Peer(peer) => {
+                let peer = LocatedPeer::try_from(peer).ok()?;
+                let counts = peer.record.value().check(self.locator.network(), now()).is_ok();
+                (counts && followed.contains(&peer.peer_id())).then(|| Heard::Is(Box::new(peer)))
+            }
+            Message::Gone(gone) => {
+                let peer = PeerId::from_slice(&gone.peer_id).ok().filter(|peer| followed.contains(peer))?;
+                let facts = gone.error.map(|error| error.facts).unwrap_or_default();
+                let last_seen = facts.iter().find(|fact| fact.key == "last_seen_time");
+                let last_seen = last_seen.and_then(|fact| UnixMillis::parse(&fact.value));
+                Some(Heard::Gone { peer, last_seen: last_seen.map(|seen| seen.min(now())) })
+            }
+            Message::Progress(progress) => {
+                self.token = Some((endpoint.clone(), progress.resume_token));
+                let as_of = UnixMillis::from_wire(&progress.as_of_time?)?;
+                Some(Heard::Progress(as_of.min(now())))
+            }
+            // Every peer is told anew behind it.
+            Message::Resync(_) => None,
+        }
+    }
+}
+
+fn silent(text: &str) -> Status {
+    Failure::new(Reason::Unreachable, text).into()
+}

@@ -1,0 +1,175 @@
+//! `WatchPresence`: one task for each watch, which looks at the peers that changed when its reader has room for them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use p2psb_proto::error::{Failure, Reason};
+use p2psb_proto::model::proof::{ChallengeAction, ProofError, verify_answer};
+use p2psb_proto::model::{Digest, PeerId};
+use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::watch_presence_response::Message;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use tracing::Instrument as _;
+
+use super::status::{draining, not_an_id};
+use crate::convert;
+use crate::core::presence::MARK_INTERVAL;
+use crate::core::resume::Resume;
+use crate::core::watch::{Begin, WATCH_PEERS};
+use crate::node::{Caller, Node};
+use crate::watching::OpenWatch;
+
+/// What a watch tells.
+pub(super) type Outgoing = ReceiverStream<Result<wire::WatchPresenceResponse, Status>>;
+
+/// Messages that may wait for the reader; the rest waits as ids.
+const QUEUE: usize = 32;
+/// Peers that are looked at in one go.
+const STEP: usize = 32;
+/// A reader that takes nothing for so long loses its watch.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the reason of an end may take to be taken.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Begins a watch; its task goes on by itself.
+pub(super) fn watch(
+    node: &Arc<Node>,
+    caller: &Caller,
+    request: wire::WatchPresenceRequest,
+) -> Result<Outgoing, Failure> {
+    if node.drain.has_begun() {
+        return Err(draining());
+    }
+    let peers = watched(&request)?;
+    verify(node, caller, &request)?;
+    let resume = Resume::new(node.id, node.epoch, &peers);
+    let from = (!request.resume_token.is_empty()).then(|| resume.parse(&request.resume_token));
+    let slot = Slot::take(node, caller)?;
+    let open = OpenWatch::new(node, peers, from.flatten())?;
+    let (outbound, answers) = mpsc::channel(QUEUE);
+    let teller = Teller { node: Arc::clone(node), open, resume, outbound, _slot: slot };
+    let resync = from.is_some() && teller.open.begin == Begin::Whole;
+    tokio::spawn(teller.run(resync).in_current_span());
+    Ok(ReceiverStream::new(answers))
+}
+
+fn watched(request: &wire::WatchPresenceRequest) -> Result<Box<[PeerId]>, Failure> {
+    let count = request.peer_ids.len();
+    if !(1..=WATCH_PEERS).contains(&count) {
+        let text = format!("a watch has 1 to {WATCH_PEERS} peers, this one {count}; open several");
+        return Err(Failure::new(Reason::InvalidArgument, text).with("limit", "watch_peers"));
+    }
+    let mut seen = HashSet::with_capacity(count);
+    let peers = request.peer_ids.iter().map(|id| {
+        let peer = PeerId::from_slice(id).map_err(|error| not_an_id("peer_ids", &error))?;
+        if seen.insert(peer) {
+            return Ok(peer);
+        }
+        Err(Failure::new(Reason::InvalidArgument, format!("peer_ids: {peer} is named twice")))
+    });
+    peers.collect()
+}
+
+/// The watcher is who it says, and asked for just these peers.
+fn verify(node: &Node, caller: &Caller, request: &wire::WatchPresenceRequest) -> Result<(), Failure> {
+    let watcher = PeerId::from_slice(&request.watcher_id).map_err(|error| not_an_id("watcher_id", &error))?;
+    let proof = request.proof.as_ref().ok_or(ProofError::Missing)?;
+    node.challenges.check(&proof.challenge, &watcher, caller.ip(), node.now().wall)?;
+    let digest = Digest::of(&request.peer_ids.concat());
+    Ok(verify_answer(&watcher, &node.id, proof, ChallengeAction::Watch, &digest)?)
+}
+
+/// A place among the watches, given back when dropped.
+struct Slot {
+    node: Arc<Node>,
+    from: Option<std::net::IpAddr>,
+}
+
+impl Slot {
+    fn take(node: &Arc<Node>, caller: &Caller) -> Result<Self, Failure> {
+        node.watches.lock().enter(caller.ip())?;
+        Ok(Self { node: Arc::clone(node), from: caller.ip() })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.node.watches.lock().leave(self.from);
+    }
+}
+
+struct Teller {
+    node: Arc<Node>,
+    open: OpenWatch,
+    resume: Resume,
+    outbound: mpsc::Sender<Result<wire::WatchPresenceResponse, Status>>,
+    _slot: Slot,
+}
+
+impl Teller {
+    async fn run(self, resync: bool) {
+        let failure = tokio::select! {
+            told = self.tell(resync) => told.err(),
+            () = self.node.drain.begun() => Some(draining()),
+            () = self.outbound.closed() => None,
+        };
+        if let Some(failure) = failure {
+            // Nobody is left to be told if this fails.
+            let _ = tokio::time::timeout(LAST_WORD, self.outbound.send(Err(failure.into()))).await;
+        }
+    }
+
+    async fn tell(&self, resync: bool) -> Result<(), Failure> {
+        if resync {
+            self.send(Message::Resync(wire::WatchResync {})).await?;
+        }
+        let mut marks = interval(MARK_INTERVAL);
+        marks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let as_of = self.node.now().wall;
+            let Some(taken) = self.open.take(STEP) else { return Ok(()) };
+            for peer in &taken.peers {
+                self.send(self.look(peer)?).await?;
+            }
+            // The first mark ends the beginning: it is due at once.
+            let Some(revision) = taken.complete else { continue };
+            tokio::select! {
+                biased;
+                _ = marks.tick() => {
+                    let resume_token = self.resume.to_token(revision);
+                    let as_of_time = Some(as_of.to_wire());
+                    self.send(Message::Progress(wire::WatchProgress { resume_token, as_of_time })).await?;
+                }
+                () = self.open.woken() => {}
+            }
+        }
+    }
+
+    /// What is to be said of a peer now.
+    fn look(&self, peer: &PeerId) -> Result<Message, Failure> {
+        let now = self.node.now();
+        let observed = self.node.directory.read().observe(peer, now);
+        self.open.looked(peer, observed.home, observed.due);
+        Ok(match observed.found {
+            Ok(found) => Message::Peer(convert::located(&found)?),
+            Err(error) => {
+                let error = Some(Failure::from(error).into());
+                Message::Gone(wire::PeerGone { peer_id: peer.to_wire(), error })
+            }
+        })
+    }
+
+    async fn send(&self, message: Message) -> Result<(), Failure> {
+        let response = wire::WatchPresenceResponse { message: Some(message) };
+        match tokio::time::timeout(PATIENCE, self.outbound.send(Ok(response))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Failure::new(Reason::Unreachable, "the watcher left")),
+            Err(_) => Err(Failure::new(Reason::LimitExceeded, "what a watch tells is not read")
+                .with("limit", "watch.patience")),
+        }
+    }
+}

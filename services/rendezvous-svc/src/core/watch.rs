@@ -1,0 +1,335 @@
+//! Who watches whom, and what each watch still has to be told: *whose* state may have changed, not what it is. So a slow
+//! watcher holds up nobody, and what changes twice before it is read is told once.
+//!
+//! Invariants:
+//! - Every change of a watched peer after a watch began is waiting in it, or was taken from it after the change.
+//! - A watch that goes on from a revision has waiting all its peers that changed since; where the log no longer reaches back
+//!   so far, all its peers.
+//! - What only time changes comes due: a watched peer has one place at most in the row of deadlines, the one that was named
+//!   when it was looked at last.
+//! - What all watches hold together is bounded by the number of watched peers.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Instant;
+
+use p2psb_proto::model::PeerId;
+
+use super::outbox::Waiting;
+
+/// Peers that one watch may follow.
+pub const WATCH_PEERS: usize = 1000;
+/// Peers that all watches together may follow, each counted as often as it is watched.
+pub const WATCHED: usize = 1_000_000;
+/// Changes that are remembered for those who come back: at 2,000 changes a second those of half a minute.
+const LOG: usize = 65_536;
+
+/// Names a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WatchId(u64);
+
+/// All watches together follow as many peers as they may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{limit} peers are watched here, as many as may be; come back later, or go to another rendezvous")]
+pub struct TooManyWatched {
+    /// How many there may be.
+    pub limit: usize,
+}
+
+/// How a watch begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// With all its peers.
+    Whole,
+    /// With those that changed since it was left.
+    Resumed,
+}
+
+/// What a watch takes at a step.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Whose state to tell.
+    pub peers: Vec<PeerId>,
+    /// If nothing waits any more: with these told, every change up to this revision was.
+    pub complete: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    by: Vec<WatchId>,
+    /// The home that its state rested on when it was looked at last.
+    home: Option<PeerId>,
+    due: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Watch<W> {
+    peers: Box<[PeerId]>,
+    waiting: Waiting,
+    wake: W,
+}
+
+/// See the module. `W` wakes whoever tells a watch.
+#[derive(Debug)]
+pub struct Watches<W> {
+    watched: HashMap<PeerId, Watched>,
+    watches: HashMap<WatchId, Watch<W>>,
+    /// The peers that changed last, whether watched or not, the newest at the end.
+    log: VecDeque<PeerId>,
+    /// Of the newest change.
+    revision: u64,
+    deadlines: BTreeSet<(Instant, PeerId)>,
+    count: usize,
+    limit: usize,
+    next_id: u64,
+}
+
+impl<W: Clone> Watches<W> {
+    /// Nobody watches; at most `limit` peers may be watched.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self {
+            watched: HashMap::new(),
+            watches: HashMap::new(),
+            log: VecDeque::new(),
+            revision: 0,
+            deadlines: BTreeSet::new(),
+            count: 0,
+            limit,
+            next_id: 0,
+        }
+    }
+
+    /// Begins a watch of `peers`, none of them twice, from the beginning or from a revision that an earlier one had come to.
+    pub fn open(
+        &mut self,
+        peers: Box<[PeerId]>,
+        from: Option<u64>,
+        wake: W,
+    ) -> Result<(WatchId, Begin), TooManyWatched> {
+        if self.count + peers.len() > self.limit {
+            return Err(TooManyWatched { limit: self.limit });
+        }
+        self.count += peers.len();
+        self.next_id += 1;
+        let id = WatchId(self.next_id);
+        for peer in &peers {
+            let watched = self.watched.entry(*peer);
+            watched.or_insert(Watched { by: Vec::new(), home: None, due: None }).by.push(id);
+        }
+        let (waiting, begin) = self.beginning(id, &peers, from);
+        self.watches.insert(id, Watch { peers, waiting, wake });
+        Ok((id, begin))
+    }
+
+    fn beginning(&self, id: WatchId, peers: &[PeerId], from: Option<u64>) -> (Waiting, Begin) {
+        let mut waiting = Waiting::default();
+        let Some(changed) = from.and_then(|revision| self.since(revision)) else {
+            peers.iter().for_each(|peer| waiting.push(*peer));
+            return (waiting, Begin::Whole);
+        };
+        // Whoever watches a peer since a moment ago is its last watcher.
+        let mine = |peer: &&PeerId| self.watched.get(*peer).is_some_and(|w| w.by.last() == Some(&id));
+        changed.filter(mine).for_each(|peer| waiting.push(*peer));
+        (waiting, Begin::Resumed)
+    }
+
+    /// What changed after `revision`; `None` if that is not known any more, or was never reached.
+    fn since(&self, revision: u64) -> Option<impl Iterator<Item = &PeerId>> {
+        let missed = usize::try_from(self.revision.checked_sub(revision)?).ok()?;
+        let known = self.log.len().checked_sub(missed)?;
+        Some(self.log.iter().skip(known))
+    }
+
+    /// Ends a watch.
+    pub fn close(&mut self, id: WatchId) {
+        let Some(watch) = self.watches.remove(&id) else { return };
+        self.count = self.count.saturating_sub(watch.peers.len());
+        for peer in &watch.peers {
+            let Some(watched) = self.watched.get_mut(peer) else { continue };
+            watched.by.retain(|by| *by != id);
+            if watched.by.is_empty() {
+                if let Some(due) = watched.due {
+                    self.deadlines.remove(&(due, *peer));
+                }
+                self.watched.remove(peer);
+            }
+        }
+    }
+
+    /// The record or presence of a peer changed. Names those to be woken.
+    pub fn changed(&mut self, peer: PeerId) -> Vec<W> {
+        self.revision += 1;
+        if self.log.len() >= LOG {
+            self.log.pop_front();
+        }
+        self.log.push_back(peer);
+        let Some(watched) = self.watched.get(&peer) else { return Vec::new() };
+        let watches = &mut self.watches;
+        let woken = watched.by.iter().filter_map(|id| {
+            let watch = watches.get_mut(id)?;
+            watch.waiting.push(peer);
+            Some(watch.wake.clone())
+        });
+        woken.collect()
+    }
+
+    /// What is believed of a home changed for all its peers at once: it is out of reach, or back.
+    pub fn home_changed(&mut self, home: &PeerId) -> Vec<W> {
+        let theirs = self.watched.iter().filter(|(_, watched)| watched.home.as_ref() == Some(home));
+        let theirs: Vec<PeerId> = theirs.map(|(peer, _)| *peer).collect();
+        theirs.into_iter().flat_map(|peer| self.changed(peer)).collect()
+    }
+
+    /// Takes the next peers to tell of, `most` at most; `None` once the watch has ended.
+    pub fn take(&mut self, id: WatchId, most: usize) -> Option<Taken> {
+        let watch = self.watches.get_mut(&id)?;
+        let peers = watch.waiting.take(most);
+        let complete = watch.waiting.is_empty().then_some(self.revision);
+        Some(Taken { peers, complete })
+    }
+
+    /// A watched peer was looked at: its state rests on this home's word, and may change at `due` by time alone.
+    pub fn looked(&mut self, peer: &PeerId, home: Option<PeerId>, due: Option<Instant>) {
+        let Some(watched) = self.watched.get_mut(peer) else { return };
+        watched.home = home;
+        if watched.due == due {
+            return;
+        }
+        let before = std::mem::replace(&mut watched.due, due);
+        if let Some(before) = before {
+            self.deadlines.remove(&(before, *peer));
+        }
+        if let Some(due) = due {
+            self.deadlines.insert((due, *peer));
+        }
+    }
+
+    /// Lets time pass: peers whose deadline has come, `most` at most, have changed.
+    pub fn pass(&mut self, now: Instant, most: usize) -> Vec<W> {
+        let mut woken = Vec::new();
+        for _ in 0..most {
+            let Some(&(due, peer)) = self.deadlines.first().filter(|(due, _)| *due <= now) else { break };
+            self.deadlines.remove(&(due, peer));
+            if let Some(watched) = self.watched.get_mut(&peer) {
+                watched.due = None;
+            }
+            woken.extend(self.changed(peer));
+        }
+        woken
+    }
+
+    /// How many peers are watched, each counted as often as it is watched.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::core::testing::{Time, peer};
+
+    fn peers(numbers: &[u8]) -> Box<[PeerId]> {
+        numbers.iter().map(|n| peer(*n)).collect()
+    }
+
+    fn all(watches: &mut Watches<u8>, id: WatchId) -> Vec<PeerId> {
+        watches.take(id, 100).unwrap().peers
+    }
+
+    #[test]
+    fn a_watch_begins_with_everybody_and_goes_on_with_what_changes_each_once() {
+        let mut watches = Watches::new(100);
+        let (one, begin) = watches.open(peers(&[1, 2, 3]), None, 1).unwrap();
+        assert_eq!(begin, Begin::Whole);
+        let first = watches.take(one, 2).unwrap();
+        assert_eq!((first.peers, first.complete), (vec![peer(1), peer(2)], None));
+        assert_eq!(watches.changed(peer(1)), [1]);
+        assert_eq!(watches.changed(peer(1)), [1]);
+        assert!(watches.changed(peer(9)).is_empty(), "nobody watches it");
+        let rest = watches.take(one, 9).unwrap();
+        assert_eq!((rest.peers, rest.complete), (vec![peer(3), peer(1)], Some(3)));
+        assert_eq!(watches.take(one, 9), Some(Taken { peers: vec![], complete: Some(3) }));
+    }
+
+    #[test]
+    fn a_watch_that_comes_back_hears_what_it_missed_and_nothing_else() {
+        let mut watches = Watches::new(100);
+        let (one, _) = watches.open(peers(&[1, 2, 3]), None, 1).unwrap();
+        watches.changed(peer(1));
+        let left_at = watches.take(one, 9).unwrap().complete;
+        watches.close(one);
+        for n in [2, 9, 2] {
+            watches.changed(peer(n));
+        }
+        let (again, begin) = watches.open(peers(&[1, 2, 3]), left_at, 1).unwrap();
+        assert_eq!((begin, all(&mut watches, again)), (Begin::Resumed, vec![peer(2)]));
+    }
+
+    #[test]
+    fn a_revision_that_is_too_old_or_was_never_reached_begins_anew() {
+        let mut watches = Watches::new(100);
+        for _ in 0..=LOG {
+            watches.changed(peer(9));
+        }
+        for (from, begin) in [(0, Begin::Whole), (1, Begin::Resumed), (LOG as u64 + 2, Begin::Whole)] {
+            let (id, found) = watches.open(peers(&[1]), Some(from), 1).unwrap();
+            assert_eq!(found, begin, "from {from}");
+            assert_eq!(all(&mut watches, id).len(), usize::from(begin == Begin::Whole));
+        }
+    }
+
+    #[test]
+    fn what_time_changes_comes_due_once() {
+        let (mut watches, t) = (Watches::new(100), Time::start());
+        let (one, _) = watches.open(peers(&[1, 2]), None, 1).unwrap();
+        all(&mut watches, one);
+        watches.looked(&peer(1), None, Some(t.at(10).mono));
+        watches.looked(&peer(1), None, Some(t.at(20).mono));
+        watches.looked(&peer(2), None, Some(t.at(15).mono));
+        assert!(watches.pass(t.at(14).mono, 9).is_empty());
+        assert_eq!(watches.pass(t.at(30).mono, 1), [1], "one at a time");
+        assert_eq!(all(&mut watches, one), [peer(2)]);
+        assert_eq!(watches.pass(t.at(30).mono, 9), [1]);
+        assert_eq!(all(&mut watches, one), [peer(1)]);
+        assert!(watches.pass(t.at(30).mono + Duration::from_secs(9999), 9).is_empty());
+    }
+
+    #[test]
+    fn a_home_that_is_lost_changes_its_peers_only() {
+        let mut watches = Watches::new(100);
+        let (one, _) = watches.open(peers(&[1, 2, 3]), None, 1).unwrap();
+        all(&mut watches, one);
+        for n in [1, 3] {
+            watches.looked(&peer(n), Some(peer(200)), None);
+        }
+        watches.looked(&peer(2), Some(peer(201)), None);
+        assert_eq!(watches.home_changed(&peer(200)).len(), 2);
+        let mut told = all(&mut watches, one);
+        told.sort_unstable();
+        assert_eq!(told, {
+            let mut both = vec![peer(1), peer(3)];
+            both.sort_unstable();
+            both
+        });
+    }
+
+    #[test]
+    fn watches_are_bounded_and_leave_nothing_behind() {
+        let (mut watches, t) = (Watches::new(4), Time::start());
+        let (one, _) = watches.open(peers(&[1, 2, 3]), None, 1).unwrap();
+        let (two, _) = watches.open(peers(&[1]), None, 2).unwrap();
+        assert_eq!(watches.open(peers(&[4]), None, 3), Err(TooManyWatched { limit: 4 }));
+        assert_eq!(watches.changed(peer(1)), [1, 2]);
+        watches.looked(&peer(2), None, Some(t.at(1).mono));
+        watches.close(one);
+        watches.close(one);
+        assert_eq!((watches.count(), watches.take(one, 1)), (1, None));
+        assert_eq!(watches.changed(peer(1)), [2]);
+        watches.close(two);
+        assert!(watches.watched.is_empty() && watches.deadlines.is_empty() && watches.count() == 0);
+    }
+}

@@ -1,0 +1,96 @@
+//! The watches of this server: the core's book of them, and how those who tell them are woken.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use p2psb_proto::model::PeerId;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::core::watch::{Begin, Taken, TooManyWatched, WATCHED, WatchId, Watches};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Watching(Mutex<Watches<Arc<Notify>>>);
+
+impl Default for Watching {
+    fn default() -> Self {
+        Self(Mutex::new(Watches::new(WATCHED)))
+    }
+}
+
+impl Watching {
+    /// The record or presence of a peer changed.
+    pub(crate) fn changed(&self, peer: PeerId) {
+        wake(self.0.lock().changed(peer));
+    }
+
+    /// A home is out of reach, or back. It is one that peers meet at, and a peer itself.
+    pub(crate) fn home_changed(&self, home: &PeerId) {
+        let mut watches = self.0.lock();
+        wake(watches.home_changed(home));
+        wake(watches.changed(*home));
+    }
+
+    /// Time passed. Returns whether more is due than was looked at.
+    pub(crate) fn pass(&self, now: Instant, most: usize) -> bool {
+        let woken = self.0.lock().pass(now, most);
+        let more = woken.len() >= most;
+        wake(woken);
+        more
+    }
+
+    /// How many peers are watched.
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().count()
+    }
+}
+
+fn wake(woken: Vec<Arc<Notify>>) {
+    for one in woken {
+        one.notify_one();
+    }
+}
+
+/// A watch that is open; it ends when this is dropped.
+pub(crate) struct OpenWatch {
+    node: Arc<crate::node::Node>,
+    id: WatchId,
+    wake: Arc<Notify>,
+    /// How it began.
+    pub(crate) begin: Begin,
+}
+
+impl OpenWatch {
+    /// Begins to watch.
+    pub(crate) fn new(
+        node: &Arc<crate::node::Node>,
+        peers: Box<[PeerId]>,
+        from: Option<u64>,
+    ) -> Result<Self, TooManyWatched> {
+        let wake = Arc::<Notify>::default();
+        let (id, begin) = node.hub.watching.0.lock().open(peers, from, Arc::clone(&wake))?;
+        Ok(Self { node: Arc::clone(node), id, wake, begin })
+    }
+
+    /// Whom to tell of next, `most` at most.
+    pub(crate) fn take(&self, most: usize) -> Option<Taken> {
+        self.node.hub.watching.0.lock().take(self.id, most)
+    }
+
+    /// A peer was looked at.
+    pub(crate) fn looked(&self, peer: &PeerId, home: Option<PeerId>, due: Option<Instant>) {
+        self.node.hub.watching.0.lock().looked(peer, home, due);
+    }
+
+    /// Resolves when there may be something to tell.
+    pub(crate) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+}
+
+impl Drop for OpenWatch {
+    fn drop(&mut self) {
+        self.node.hub.watching.0.lock().close(self.id);
+    }
+}

@@ -1,0 +1,199 @@
+//! Watching peers: the beginning, what changes, what time changes, and how a watch goes on.
+
+use std::time::Duration;
+
+use p2psb_proto::error::{Reason, fact_of};
+use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
+use p2psb_proto::model::proof::ChallengeAction;
+use p2psb_proto::model::{Digest, PeerId};
+use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
+use p2psb_proto::wire::rendezvous::v1::watch_presence_response::Message;
+use p2psb_runtime::Service as _;
+use tonic::{Status, Streaming};
+
+use crate::harness::{TestServer, eventually, reason};
+use crate::peer::Peer;
+
+/// What a watch said, in short.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Is(PeerId, PresenceState),
+    Gone(PeerId, String),
+    Progress,
+    Resync,
+}
+
+pub(crate) struct Watch {
+    messages: Streaming<wire::WatchPresenceResponse>,
+    token: String,
+}
+
+impl Watch {
+    pub(crate) async fn open(server: &TestServer, peers: &[PeerId]) -> Result<Self, Status> {
+        Self::resume(server, peers, String::new()).await
+    }
+
+    async fn resume(server: &TestServer, peers: &[PeerId], token: String) -> Result<Self, Status> {
+        let watcher = Peer::new();
+        let request = request(&watcher, server, peers, token).await;
+        let messages = server.client().await.watch_presence(request).await?.into_inner();
+        Ok(Self { messages, token: String::new() })
+    }
+
+    async fn next(&mut self) -> Result<Said, Status> {
+        let message = self.messages.message().await?.expect("a watch ends with a status");
+        Ok(match message.message.unwrap() {
+            Message::Peer(peer) => {
+                let peer = LocatedPeer::try_from(peer).unwrap();
+                Said::Is(peer.peer_id(), peer.presence.state)
+            }
+            Message::Gone(gone) => {
+                Said::Gone(PeerId::from_slice(&gone.peer_id).unwrap(), gone.error.unwrap().reason)
+            }
+            Message::Progress(progress) => {
+                self.token = progress.resume_token;
+                Said::Progress
+            }
+            Message::Resync(_) => Said::Resync,
+        })
+    }
+
+    /// Reads until the watch says this; what it says before may be more.
+    pub(crate) async fn says(&mut self, wanted: Said) {
+        while self.next().await.unwrap() != wanted {}
+    }
+
+    /// The beginning, up to its progress.
+    pub(crate) async fn beginning(&mut self) -> Vec<Said> {
+        let mut said = Vec::new();
+        loop {
+            match self.next().await.unwrap() {
+                Said::Progress => return said,
+                one => said.push(one),
+            }
+        }
+    }
+}
+
+async fn request(
+    watcher: &Peer,
+    server: &TestServer,
+    peers: &[PeerId],
+    resume_token: String,
+) -> wire::WatchPresenceRequest {
+    let peer_ids: Vec<_> = peers.iter().map(PeerId::to_wire).collect();
+    let digest = Digest::of(&peer_ids.concat());
+    let proof = watcher.proof(&server.connection().await, ChallengeAction::Watch, digest).await;
+    let watcher_id = watcher.id().to_wire();
+    wire::WatchPresenceRequest { peer_ids, watcher_id, proof: Some(proof), resume_token }
+}
+
+#[tokio::test]
+async fn a_watch_begins_with_what_is_known_and_goes_on_with_what_changes() {
+    let server = TestServer::start(|_| ()).await;
+    let (here, later) = (Peer::new(), Peer::new());
+    let mut session = here.open(&server, 1).await.unwrap();
+    let mut watch = Watch::open(&server, &[here.id(), later.id()]).await.unwrap();
+    let beginning = watch.beginning().await;
+    let unknown = Said::Gone(later.id(), "PEER_UNKNOWN".into());
+    assert_eq!(beginning, [Said::Is(here.id(), PresenceState::Online), unknown]);
+
+    let _later = later.open(&server, 1).await.unwrap();
+    watch.says(Said::Is(later.id(), PresenceState::Online)).await;
+    session.send(Up::Goodbye(wire::Goodbye { withdrawal: None })).await;
+    session.end().await.unwrap();
+    watch.says(Said::Is(here.id(), PresenceState::Offline)).await;
+    here.unregister(&server, 9).await.unwrap();
+    watch.says(Said::Gone(here.id(), "PEER_OFFLINE".into())).await;
+}
+
+#[tokio::test]
+async fn a_record_that_runs_out_is_told() {
+    let (server, peer) = (TestServer::start(|_| ()).await, Peer::new());
+    let brief = peer.record_until(1, Duration::from_millis(1500)).to_wire();
+    let _session = peer.open_over(server.connection().await, 1, brief).await.unwrap();
+    let mut watch = Watch::open(&server, &[peer.id()]).await.unwrap();
+    assert_eq!(watch.beginning().await, [Said::Is(peer.id(), PresenceState::Online)]);
+    watch.says(Said::Gone(peer.id(), "PEER_OFFLINE".into())).await;
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_from_its_token_without_a_new_beginning() {
+    let server = TestServer::start(|_| ()).await;
+    let (one, two) = (Peer::new(), Peer::new());
+    let peers = [one.id(), two.id()];
+    one.register(&server, 1).await.unwrap();
+    two.register(&server, 1).await.unwrap();
+    let mut watch = Watch::open(&server, &peers).await.unwrap();
+    watch.beginning().await;
+    let token = watch.token.clone();
+    drop(watch);
+    two.unregister(&server, 2).await.unwrap();
+    let mut again = Watch::resume(&server, &peers, token).await.unwrap();
+    assert_eq!(again.beginning().await, [Said::Gone(two.id(), "PEER_OFFLINE".into())]);
+}
+
+#[tokio::test]
+async fn a_foreign_token_gets_resync_and_a_fresh_beginning() {
+    let server = TestServer::start(|_| ()).await;
+    let (one, two) = (Peer::new(), Peer::new());
+    one.register(&server, 1).await.unwrap();
+    let mut other = Watch::open(&server, &[two.id()]).await.unwrap();
+    other.beginning().await;
+    for token in [other.token, "garbage".to_owned()] {
+        let mut watch = Watch::resume(&server, &[one.id()], token).await.unwrap();
+        let online = Said::Is(one.id(), PresenceState::Online);
+        assert_eq!(watch.beginning().await, [Said::Resync, online]);
+    }
+}
+
+#[tokio::test]
+async fn who_watches_must_prove_it_and_ask_for_what_may_be() {
+    let (server, watcher) = (TestServer::start(|_| ()).await, Peer::new());
+    let peers: Vec<PeerId> = (0..2).map(|_| Peer::new().id()).collect();
+    let good = request(&watcher, &server, &peers, String::new()).await;
+    let mut client = server.client().await;
+    let mut refused = async |request| reason(client.watch_presence(request).await.map(drop));
+
+    let unproven = wire::WatchPresenceRequest { proof: None, ..good.clone() };
+    assert_eq!(refused(unproven).await, Reason::ProofInvalid);
+    let mut others = good.clone();
+    others.peer_ids.pop();
+    assert_eq!(refused(others).await, Reason::ProofInvalid, "signed for other peers");
+    let stolen = wire::WatchPresenceRequest { watcher_id: Peer::new().id().to_wire(), ..good.clone() };
+    assert_eq!(refused(stolen).await, Reason::ChallengeExpired, "a challenge of somebody else");
+    for ids in [vec![], vec![peers[0]; 2], vec![peers[0]; 1001]] {
+        let wrong = request(&watcher, &server, &ids, String::new()).await;
+        assert_eq!(refused(wrong).await, Reason::InvalidArgument);
+    }
+    client.watch_presence(good).await.unwrap();
+}
+
+#[tokio::test]
+async fn watches_from_one_address_are_bounded_and_end_with_their_stream() {
+    let server = TestServer::start(|c| c.limits.sessions_per_ip = 1).await;
+    let peers = [Peer::new().id()];
+    let mut first = Watch::open(&server, &peers).await.unwrap();
+    first.beginning().await;
+    let refused = Watch::open(&server, &peers).await.map(drop).unwrap_err();
+    assert_eq!(fact_of(&refused, "limit").as_deref(), Some("limits.sessions_per_ip"));
+    drop(first);
+    eventually!("the place is free again", Watch::open(&server, &peers).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_the_server_drains() {
+    let mut server = TestServer::start(|_| ()).await;
+    let mut watch = Watch::open(&server, &[Peer::new().id()]).await.unwrap();
+    watch.beginning().await;
+    let stopping = tokio::spawn(server.server.take().unwrap().shutdown(Duration::from_secs(10)));
+    let end = loop {
+        if let Err(status) = watch.next().await {
+            break status;
+        }
+    };
+    assert_eq!(reason::<()>(Err(end)), Reason::Draining);
+    drop(watch);
+    stopping.await.unwrap();
+}
