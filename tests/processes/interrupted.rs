@@ -150,12 +150,8 @@ async fn an_index_killed_right_after_it_acknowledged_forgets_nothing() {
 async fn a_rendezvous_that_is_down_at_start_keeps_nobody_from_working() {
     let mut cluster = with_agents(Cluster::plan().rendezvous(2), &[]).await;
     cluster.rendezvous[1].stop().await.unwrap();
-    let mut agent = cluster.new_agent("alice");
-    agent.write_config().unwrap();
-    agent.cli().ok(&["init"]).await.unwrap();
-    agent.start().await.unwrap();
-    let cli = agent.cli();
-    cluster.agents.push(agent);
+    let agent = cluster.new_agent("alice");
+    let cli = cluster.start_agent(agent).await.unwrap();
     joined(&cli).await;
     let status = cli.json(&["status"]).await.unwrap();
     let down = cluster.rendezvous[1].endpoint();

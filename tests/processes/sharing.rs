@@ -85,12 +85,8 @@ async fn who_has_fetched_serves_when_the_publisher_is_gone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_of_two_unbridged_backbones_joins_both() {
     let mut cluster = Cluster::plan().rendezvous(2).unbridged().start().await.unwrap();
-    let mut agent = cluster.new_agent("alice");
-    agent.write_config().unwrap();
-    agent.cli().ok(&["init"]).await.unwrap();
-    agent.start().await.unwrap();
-    let cli = agent.cli();
-    cluster.agents.push(agent);
+    let agent = cluster.new_agent("alice");
+    let cli = cluster.start_agent(agent).await.unwrap();
     joined(&cli).await;
     eventually!("it has a home in each", {
         let status = cli.json(&["status"]).await.unwrap();

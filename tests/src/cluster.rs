@@ -113,6 +113,15 @@ impl Cluster {
         agent
     }
 
+    /// Makes an agent's keys, starts it, and makes it part of this cluster.
+    pub async fn start_agent(&mut self, agent: Service) -> Result<Agent> {
+        agent.write_config()?;
+        let cli = agent.cli();
+        cli.ok(&["init"]).await?;
+        self.agents.push(agent.started().await?);
+        Ok(cli)
+    }
+
     /// How all rendezvous are dialed, for peers of the harness.
     pub fn endpoints(&self) -> Result<Vec<Endpoint>> {
         self.rendezvous.iter().map(Service::dialed).collect()
@@ -254,9 +263,7 @@ impl Plan {
         }
         for name in &self.agents {
             let agent = cluster.new_agent(name);
-            agent.write_config()?;
-            agent.cli().ok(&["init"]).await?;
-            cluster.agents.push(agent.started().await?);
+            cluster.start_agent(agent).await?;
         }
         Ok(cluster)
     }

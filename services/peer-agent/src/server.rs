@@ -126,8 +126,31 @@ struct Parts {
 }
 
 impl Server {
-    /// Starts the agent; returns once both sockets listen.
-    pub async fn bind(config: AgentConfig) -> Result<Self, StartError> {
+    /// Where it listens for its user.
+    #[must_use]
+    pub const fn control_addr(&self) -> SocketAddr {
+        self.control_addr
+    }
+
+    /// Own id.
+    #[must_use]
+    pub const fn peer_id(&self) -> p2psb_proto::model::PeerId {
+        self.identity.peer_id()
+    }
+
+    /// Own publisher id.
+    #[must_use]
+    pub const fn publisher_id(&self) -> PublisherId {
+        self.publisher
+    }
+}
+
+impl Service for Server {
+    type Settings = Config;
+    type Flags = NoFlags;
+    type Error = StartError;
+
+    async fn bind(config: AgentConfig) -> Result<Self, StartError> {
         let lock = lock::take(&config.data_dir)?;
         let listen = |addr| Listener::bind(addr).map_err(StartError::Listen);
         let (peer_listener, control_listener) = (listen(config.listen)?, listen(config.control)?);
@@ -172,32 +195,28 @@ impl Server {
         })
     }
 
+    fn reason(error: &StartError) -> &'static str {
+        error.reason().as_str()
+    }
+
     /// Where it listens for peers.
-    #[must_use]
-    pub const fn addr(&self) -> SocketAddr {
+    fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Where it listens for its user.
-    #[must_use]
-    pub const fn control_addr(&self) -> SocketAddr {
-        self.control_addr
+    fn status(&self) -> Status {
+        self.status.clone()
     }
 
-    /// Own id.
-    #[must_use]
-    pub const fn peer_id(&self) -> p2psb_proto::model::PeerId {
-        self.identity.peer_id()
+    async fn failed(&mut self) -> String {
+        tokio::select! {
+            reason = self.peers.closed() => format!("peers: {reason}"),
+            reason = self.control.closed() => format!("control: {reason}"),
+        }
     }
 
-    /// Own publisher id.
-    #[must_use]
-    pub const fn publisher_id(&self) -> PublisherId {
-        self.publisher
-    }
-
-    /// Stops: fetches keep what they have, links and calls may end until `deadline`, the sessions say goodbye.
-    pub async fn shutdown(self, deadline: Duration) {
+    /// Fetches keep what they have, links and calls may end until `deadline`, the sessions say goodbye.
+    async fn shutdown(self, deadline: Duration) {
         self.status.drain();
         self.stop.cancel();
         drop(self.published);
@@ -347,38 +366,5 @@ async fn tell_problems(store: Arc<Store>, stop: CancellationToken) {
             () = tokio::time::sleep(LOOK) => {}
             () = stop.cancelled() => return,
         }
-    }
-}
-
-impl Service for Server {
-    type Settings = Config;
-    type Flags = NoFlags;
-    type Error = StartError;
-
-    async fn bind(config: AgentConfig) -> Result<Self, StartError> {
-        Self::bind(config).await
-    }
-
-    fn reason(error: &StartError) -> &'static str {
-        error.reason().as_str()
-    }
-
-    fn addr(&self) -> SocketAddr {
-        self.addr
-    }
-
-    fn status(&self) -> Status {
-        self.status.clone()
-    }
-
-    async fn failed(&mut self) -> String {
-        tokio::select! {
-            reason = self.peers.closed() => format!("peers: {reason}"),
-            reason = self.control.closed() => format!("control: {reason}"),
-        }
-    }
-
-    async fn shutdown(self, deadline: Duration) {
-        self.shutdown(deadline).await;
     }
 }

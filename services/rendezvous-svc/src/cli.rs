@@ -1,7 +1,5 @@
 //! The verbs of `rendezvous-svc`. Without one it runs the server.
 
-use std::fmt::Display;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -71,8 +69,12 @@ pub fn main(program: Program) -> ExitCode {
     let exit = match &cli.verb {
         None => program::run::<Server>(program, &cli.common, loaded),
         Some(Verb::Health) => program::health(program, loaded.value.common().metrics),
-        Some(Verb::Init { bridge_key }) => print(program, init::server(data_dir, bridge_key.as_deref())),
-        Some(Verb::Id) => print(program, Identity::load(data_dir).map(|identity| identity.peer_id())),
+        Some(Verb::Init { bridge_key }) => {
+            program::print(program, init::server(data_dir, bridge_key.as_deref()))
+        }
+        Some(Verb::Id) => {
+            program::print(program, Identity::load(data_dir).map(|identity| identity.peer_id()))
+        }
         // It was done above.
         Some(Verb::InitBackbone { .. }) => Exit::Ok,
     };
@@ -94,16 +96,5 @@ fn init_backbone(
         let lines: Vec<String> = made.iter().map(|(name, id)| format!("{name} {id}")).collect();
         lines.join("\n")
     });
-    print(program, lines)
-}
-
-fn print<T: Display, E: Display>(program: Program, result: Result<T, E>) -> Exit {
-    let text = match result {
-        Ok(text) => text,
-        Err(error) => return program::complain(program, Exit::Unavailable, &error),
-    };
-    match writeln!(std::io::stdout(), "{text}") {
-        Ok(()) => Exit::Ok,
-        Err(error) => program::complain(program, Exit::Unavailable, &error),
-    }
+    program::print(program, lines)
 }

@@ -108,8 +108,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds; returns once the socket listens.
-    pub async fn bind(config: ServerConfig) -> Result<Self, StartError> {
+    /// Who it is.
+    #[must_use]
+    pub fn peer_id(&self) -> PeerId {
+        self.node.id
+    }
+}
+
+impl Service for Server {
+    type Settings = Config;
+    type Flags = ServerFlags;
+    type Error = StartError;
+
+    async fn bind(config: ServerConfig) -> Result<Self, StartError> {
         let identity = Identity::load_or_create(&config.data_dir)?;
         let tls = ServerTls::load(&config.tls, &identity, &config.data_dir, ClientAuth::None)?;
         let listener = Listener::bind(config.listen)?;
@@ -142,38 +153,6 @@ impl Server {
         Ok(Self { addr, node, running, status, dialing, _tasks: tasks })
     }
 
-    /// Where it listens.
-    #[must_use]
-    pub const fn addr(&self) -> SocketAddr {
-        self.addr
-    }
-
-    /// Who it is.
-    #[must_use]
-    pub fn peer_id(&self) -> PeerId {
-        self.node.id
-    }
-
-    /// Stops: sessions are told where to go, links what became of them; what is left at the deadline is cut.
-    pub async fn shutdown(mut self, deadline: Duration) {
-        let dialing = self.dialing.take();
-        self.running.drain(deadline).await;
-        if let Some(dialing) = dialing {
-            let mut dialing = AbortOnDropHandle::new(dialing);
-            let _ = tokio::time::timeout(deadline, &mut dialing).await;
-        }
-    }
-}
-
-impl Service for Server {
-    type Settings = Config;
-    type Flags = ServerFlags;
-    type Error = StartError;
-
-    async fn bind(config: ServerConfig) -> Result<Self, StartError> {
-        Self::bind(config).await
-    }
-
     fn reason(error: &StartError) -> &'static str {
         error.reason().as_str()
     }
@@ -190,8 +169,14 @@ impl Service for Server {
         self.running.closed().await
     }
 
-    async fn shutdown(self, deadline: Duration) {
-        self.shutdown(deadline).await;
+    /// Sessions are told where to go, links what became of them; what is left at the deadline is cut.
+    async fn shutdown(mut self, deadline: Duration) {
+        let dialing = self.dialing.take();
+        self.running.drain(deadline).await;
+        if let Some(dialing) = dialing {
+            let mut dialing = AbortOnDropHandle::new(dialing);
+            let _ = tokio::time::timeout(deadline, &mut dialing).await;
+        }
     }
 }
 

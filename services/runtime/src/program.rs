@@ -236,6 +236,18 @@ pub fn health(program: Program, metrics: &MetricsConfig) -> Exit {
     }
 }
 
+/// Prints what a verb has to say, or says why it failed.
+pub fn print<T: Display, E: Display>(program: Program, result: Result<T, E>) -> Exit {
+    let text = match result {
+        Ok(text) => text,
+        Err(error) => return complain(program, Exit::Unavailable, &error),
+    };
+    match writeln!(std::io::stdout(), "{text}") {
+        Ok(()) => Exit::Ok,
+        Err(error) => complain(program, Exit::Unavailable, &error),
+    }
+}
+
 /// Says on standard error why the program ends.
 pub fn complain(program: Program, exit: Exit, error: &dyn Display) -> Exit {
     // Nobody is left to tell if standard error is closed.

@@ -3,7 +3,6 @@
 //! What an identity is, the service knows; here it is a text that is printed.
 
 use std::fmt::Display;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -64,8 +63,8 @@ pub fn main<S: Identified>(program: Program) -> ExitCode {
     let folder = |given: Option<PathBuf>| given.unwrap_or_else(|| S::data_dir(&loaded.value).to_owned());
     let exit = match cli.verb {
         Some(Verb::Health) => program::health(program, loaded.value.common().metrics),
-        Some(Verb::Init { data_dir }) => print_id(program, S::id(&folder(data_dir), true)),
-        Some(Verb::Id { data_dir }) => print_id(program, S::id(&folder(data_dir), false)),
+        Some(Verb::Init { data_dir }) => program::print(program, S::id(&folder(data_dir), true)),
+        Some(Verb::Id { data_dir }) => program::print(program, S::id(&folder(data_dir), false)),
         None => program::run::<S>(program, &cli.common, loaded),
     };
     exit.into()
@@ -73,15 +72,4 @@ pub fn main<S: Identified>(program: Program) -> ExitCode {
 
 fn load<S: Service<Flags = NoFlags>>(common: &CommonArgs) -> Result<Loaded<S::Settings>, ConfigError> {
     config::load(&program::spec::<S>(common, &NoFlags {})?)
-}
-
-fn print_id<E: Display>(program: Program, id: Result<String, E>) -> Exit {
-    let id = match id {
-        Ok(id) => id,
-        Err(error) => return program::complain(program, Exit::Unavailable, &error),
-    };
-    match writeln!(std::io::stdout(), "{id}") {
-        Ok(()) => Exit::Ok,
-        Err(error) => program::complain(program, Exit::Unavailable, &error),
-    }
 }

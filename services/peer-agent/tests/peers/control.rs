@@ -12,6 +12,7 @@ use p2psb_proto::error::{Reason, reason_of};
 use p2psb_proto::model::Genesis;
 use p2psb_proto::wire::agent::v1 as wire;
 use p2psb_proto::wire::agent::v1::agent_service_client::AgentServiceClient;
+use p2psb_runtime::Service as _;
 use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;

@@ -6,7 +6,7 @@ use p2psb_proto::error::Reason;
 use p2psb_proto::model::presence::{PresenceSource, PresenceState};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_rendezvous_svc::Config;
-use p2psb_runtime::Clock;
+use p2psb_runtime::{Clock, Service as _};
 
 use crate::harness::{TestServer, eventually, reason};
 use crate::member::{Impostor, KeyFile, RawLink};

@@ -12,7 +12,7 @@ use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServiceClient;
 use p2psb_rendezvous_svc::{Config, Server};
 use p2psb_runtime::config::MetricsConfig;
-use p2psb_runtime::{Clock, Settings as _};
+use p2psb_runtime::{Clock, Service as _, Settings as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;

@@ -7,6 +7,7 @@ use p2psb_proto::model::{PeerId, Signed};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::locate_stream_response::Result as Answer;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServiceClient;
+use p2psb_runtime::Service as _;
 
 use crate::harness::{TestServer, reason};
 use crate::peer::Peer;

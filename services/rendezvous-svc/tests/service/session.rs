@@ -13,7 +13,7 @@ use p2psb_proto::wire::common::v1::SignedRecord;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
 use p2psb_proto::wire::rendezvous::v1::connect_response::Message as Down;
-use p2psb_runtime::Clock;
+use p2psb_runtime::{Clock, Service as _};
 
 use crate::harness::{TestServer, Wire, dialer, eventually, reason};
 use crate::peer::{Peer, RawSession, network, now};

@@ -9,6 +9,7 @@ use p2psb_proto::model::{Digest, PeerId};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
 use p2psb_proto::wire::rendezvous::v1::watch_presence_response::Message;
+use p2psb_runtime::Service as _;
 use tonic::{Status, Streaming};
 
 use crate::harness::{TestServer, eventually, reason};
