@@ -127,27 +127,27 @@ impl Worker {
     /// Gives an order. Does not wait while [`Self::has_room`].
     pub async fn order(&mut self, order: Order) -> Result<(), Broken> {
         if self.orders.send(order).await.is_err() {
-            return Err(self.last_word().await);
+            return Err(self.last_words().await);
         }
         self.pending += 1;
         Ok(())
     }
 
-    /// Why the thread has ended: a failure that was not read yet, behind answers that were not.
-    async fn last_word(&mut self) -> Broken {
+    /// The next answer. Only while one is pending.
+    pub async fn answer(&mut self) -> Result<Answer, Broken> {
+        let answer = self.answers.recv().await.ok_or_else(ended)?;
+        self.pending = self.pending.saturating_sub(1);
+        answer
+    }
+
+    /// Why the thread ended: it said so before it stopped listening, in an answer that was not read yet.
+    async fn last_words(&mut self) -> Broken {
         while let Some(answer) = self.answers.recv().await {
             if let Err(broken) = answer {
                 return broken;
             }
         }
-        internal("the fetching thread ended").into()
-    }
-
-    /// The next answer. Only while one is pending.
-    pub async fn answer(&mut self) -> Result<Answer, Broken> {
-        let answer = self.answers.recv().await.ok_or_else(|| internal("the fetching thread ended"))?;
-        self.pending = self.pending.saturating_sub(1);
-        answer
+        ended().into()
     }
 
     /// Gives an order and waits for its answer. Only while none is pending.
@@ -174,6 +174,10 @@ impl Worker {
         drop(orders);
         while answers.recv().await.is_some() {}
     }
+}
+
+fn ended() -> Failure {
+    internal("the fetching thread ended")
 }
 
 fn work(
@@ -235,5 +239,24 @@ fn obey(fetch: &mut Fetch, order: Order) -> Result<Answer, FetchError> {
         }
         // Taken before; it ends the fetch.
         Order::Finish => Ok(Answer::Noted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_order_after_the_end_is_told_why_it_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(&dir.path().join("data")).unwrap());
+        let target = dir.path().join("target");
+        let mut worker = Worker::open(store, Digest::of(b"nothing"), target, Start::Asked).await.unwrap();
+        worker.order(Order::Next(1)).await.unwrap();
+        // Too early, which ends it; what it says of that is not read before the next order.
+        worker.order(Order::Finish).await.unwrap();
+        worker.orders.closed().await;
+        let broken = worker.order(Order::Next(1)).await.unwrap_err();
+        assert!(broken.failure.message.contains("not complete"), "{}", broken.failure.message);
     }
 }
