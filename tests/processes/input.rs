@@ -118,6 +118,11 @@ async fn what_can_not_be_published_is_named() {
     symlink("/etc/passwd", dir.join("abs/absolute")).unwrap();
     named(refused("abs").await, "SYMLINK_ESCAPES", "absolute");
 
+    // Inside, as things are; outside, were "folder" a symlink where it is fetched.
+    put(&dir, "winding/folder/file", b"x").unwrap();
+    symlink("folder/../folder/file", dir.join("winding/round")).unwrap();
+    named(refused("winding").await, "SYMLINK_ESCAPES", "winding/round");
+
     fs::create_dir_all(dir.join("socket")).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(dir.join("socket/so")).unwrap();
     named(refused("socket").await, "FILE_KIND_UNSUPPORTED", "so");

@@ -1,6 +1,7 @@
 //! A backbone with its services and agents, each a real process, in one temporary folder.
 //!
-//! Ports are chosen by the system and read from the logs; a service that is restarted listens where it did before.
+//! Ports are chosen by the system and read from the logs; a service that is restarted listens where it did before, and nobody
+//! else is given that port meanwhile.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,6 +11,7 @@ use std::process::ExitStatus;
 use p2psb_client::{Endpoint, Identity};
 use p2psb_proto::model::PeerId;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 use toml::{Table, Value};
 
 use crate::agent::Agent;
@@ -66,6 +68,8 @@ pub struct Service {
     metrics: Option<SocketAddr>,
     process: Option<Process>,
     user: Option<u32>,
+    /// Keeps its port from everybody else while it does not run.
+    held: Option<TcpSocket>,
 }
 
 impl Cluster {
@@ -161,6 +165,7 @@ impl Cluster {
             metrics: None,
             process: None,
             user: None,
+            held: None,
             home,
         };
         service.set("listen", ANY_PORT);
@@ -450,7 +455,19 @@ impl Service {
         // From now on it is known by this address.
         self.set("listen", addr.to_string());
         self.process = Some(process);
+        self.held = None;
         Ok(())
+    }
+
+    /// Binds the port it had, without listening: whoever dials it is refused, and nobody is given it. On Linux the service
+    /// can have it back all the same, as both may reuse it; elsewhere the port is left to luck.
+    fn hold(&mut self) {
+        let held = |addr| {
+            let socket = TcpSocket::new_v4()?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(addr).map(|()| socket)
+        };
+        self.held = self.addr.filter(|_| cfg!(target_os = "linux")).and_then(|addr| held(addr).ok());
     }
 
     async fn started(mut self) -> Result<Self> {
@@ -462,7 +479,11 @@ impl Service {
     pub async fn stop(&mut self) -> Result<Option<ExitStatus>> {
         match self.process.take() {
             None => Ok(None),
-            Some(mut process) => process.stop().await.map(Some),
+            Some(mut process) => {
+                let status = process.stop().await?;
+                self.hold();
+                Ok(Some(status))
+            }
         }
     }
 
@@ -470,6 +491,7 @@ impl Service {
     pub async fn kill(&mut self) -> Result<()> {
         self.process()?.kill().await?;
         self.process = None;
+        self.hold();
         Ok(())
     }
 }

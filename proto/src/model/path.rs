@@ -59,7 +59,7 @@ pub enum PathError {
     },
     /// A symlink whose target goes up behind a name, which may be a symlink itself.
     #[error(
-        "the symlink {link} leads to {target}: with \"..\" behind a name it may lead out of the package; point it there directly"
+        "the symlink {link} may lead out of the package, to {target}: \"..\" stands behind a name, which may be a symlink"
     )]
     Winds {
         /// The link, as shown.

@@ -77,6 +77,9 @@ pub enum PublishError {
     /// A symlink that leads out.
     #[error("{0}; remove it, or publish the folder that holds both")]
     Symlink(PathError),
+    /// A symlink that may lead out, by way of another one.
+    #[error("{0}; let it lead there directly")]
+    Winding(PathError),
     /// The package is too large.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -100,7 +103,7 @@ impl PublishError {
             Self::Unreadable { .. } => Reason::FileUnreadable,
             Self::Kind { .. } => Reason::FileKindUnsupported,
             Self::Changed(_) => Reason::FileChanged,
-            Self::Path(error) | Self::Symlink(error) => error.reason(),
+            Self::Path(error) | Self::Symlink(error) | Self::Winding(error) => error.reason(),
             Self::Manifest(error) => error.reason(),
             Self::Store(error) => error.reason(),
         }
@@ -125,7 +128,11 @@ impl PublishError {
 
 impl From<PathError> for PublishError {
     fn from(error: PathError) -> Self {
-        if matches!(error, PathError::Escapes { .. }) { Self::Symlink(error) } else { Self::Path(error) }
+        match error {
+            PathError::Escapes { .. } => Self::Symlink(error),
+            PathError::Winds { .. } => Self::Winding(error),
+            _ => Self::Path(error),
+        }
     }
 }
 

@@ -210,6 +210,9 @@ fn link_target(disk: &Path, path: &PackagePath) -> Result<String, PublishError> 
         Err(PathError::Escapes { target, .. }) => {
             Err(PathError::Escapes { link: shown_path(disk), target }.into())
         }
+        Err(PathError::Winds { target, .. }) => {
+            Err(PathError::Winds { link: shown_path(disk), target }.into())
+        }
         Err(error) => Err(error.into()),
     }
 }
