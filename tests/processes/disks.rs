@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,10 +10,8 @@ use p2psb_e2e::tree::noise;
 use p2psb_e2e::{Agent, Cluster, SmallDisk, eventually};
 use serde_json::Value;
 
-use super::stage::{assert_same, fetch, joined, large, publish, text, with_agents};
+use super::stage::{agent_without_rights, assert_same, fetch, joined, large, publish, text, with_agents};
 
-/// A user that owns nothing.
-const NOBODY: u32 = 65534;
 /// Longer than the longest pause that comes first.
 const A_WHILE: Duration = Duration::from_secs(60);
 
@@ -40,13 +38,8 @@ async fn full() -> Option<Full> {
             return None;
         }
     };
-    let mut agent = cluster.new_agent("bob");
-    agent.write_config().unwrap();
-    agent.cli().ok(&["init"]).await.unwrap();
-    agent.run_on(&disk).unwrap();
-    agent.start().await.unwrap();
-    let bob = agent.cli();
-    cluster.agents.push(agent);
+    let agent = cluster.new_agent("bob");
+    let bob = cluster.start_agent_changed(agent, |agent| agent.run_on(&disk)).await.unwrap();
     joined(&bob).await;
 
     let input = large(cluster.dir());
@@ -157,18 +150,7 @@ async fn a_fetch_that_waits_for_a_host_can_be_given_up_and_its_caller_is_told() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_target_that_may_not_be_written_is_waited_for() {
     let mut cluster = with_agents(Cluster::plan(), &["alice"]).await;
-    let mut agent = cluster.new_agent("bob");
-    agent.write_config().unwrap();
-    agent.cli().ok(&["init"]).await.unwrap();
-    if fs::metadata("/proc/self").unwrap().uid() == 0 {
-        // Root may write everywhere, so the agent is somebody else.
-        fs::set_permissions(cluster.dir(), fs::Permissions::from_mode(0o711)).unwrap();
-        agent.run_as(NOBODY).unwrap();
-    }
-    agent.start().await.unwrap();
-    let bob = agent.cli();
-    cluster.agents.push(agent);
-    joined(&bob).await;
+    let bob = agent_without_rights(&mut cluster, "bob").await;
 
     let input = large(cluster.dir());
     let reference = text(&publish(&cluster.agent("alice").unwrap(), &input, &[]).await, "reference");

@@ -1,16 +1,13 @@
 //! Awkward input: it works, or is refused with a message that names the path and says what to do.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use p2psb_e2e::Cluster;
 use p2psb_e2e::tree::{noise, put};
 
-use super::stage::{assert_same, fetch, publish, text, with_agents};
-
-/// A user that owns nothing.
-const NOBODY: u32 = 65534;
+use super::stage::{agent_without_rights, assert_same, fetch, publish, text, with_agents};
 
 /// A folder with everything a disk may hold and a package may, too.
 fn awkward(dir: &Path) -> std::path::PathBuf {
@@ -143,18 +140,7 @@ async fn what_can_not_be_published_is_named() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_without_read_permission_is_named() {
     let mut cluster = with_agents(Cluster::plan(), &[]).await;
-    let mut agent = cluster.new_agent("alice");
-    agent.write_config().unwrap();
-    agent.cli().ok(&["init"]).await.unwrap();
-    if fs::metadata("/proc/self").unwrap().uid() == 0 {
-        // Root may read everything, so the agent is somebody else.
-        fs::set_permissions(cluster.dir(), fs::Permissions::from_mode(0o711)).unwrap();
-        agent.run_as(NOBODY).unwrap();
-    }
-    agent.start().await.unwrap();
-    let alice = agent.cli();
-    cluster.agents.push(agent);
-    super::stage::joined(&alice).await;
+    let alice = agent_without_rights(&mut cluster, "alice").await;
 
     let input = cluster.dir().join("input");
     put(&input, "open", b"x").unwrap();

@@ -1,8 +1,10 @@
 //! Small helpers of the process tests.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use p2psb_e2e::cluster::Plan;
+use p2psb_e2e::cluster::{Plan, Service};
 use p2psb_e2e::eventually;
 use p2psb_e2e::tree::{Tree, noise, put};
 use p2psb_e2e::{Agent, Cluster};
@@ -21,6 +23,24 @@ pub(crate) async fn with_agents(plan: Plan, names: &[&str]) -> Cluster {
 /// Waits until an agent has found an index.
 pub(crate) async fn joined(agent: &Agent) {
     eventually!("the agent has found an index", agent.ok(&["search", "anything"]).await);
+}
+
+/// A user that owns nothing.
+pub(crate) const NOBODY: u32 = 65534;
+
+/// An agent more, which may read and write only what its user may: root may everything, so then it is somebody else's.
+pub(crate) async fn agent_without_rights(cluster: &mut Cluster, name: &str) -> Agent {
+    let (agent, dir) = (cluster.new_agent(name), cluster.dir().to_owned());
+    let change = |agent: &mut Service| {
+        if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+            return Ok(());
+        }
+        std::fs::set_permissions(dir, Permissions::from_mode(0o711)).unwrap();
+        agent.run_as(NOBODY)
+    };
+    let cli = cluster.start_agent_changed(agent, change).await.unwrap();
+    joined(&cli).await;
+    cli
 }
 
 /// Publishes and gives the result.

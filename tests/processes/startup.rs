@@ -9,12 +9,10 @@ use std::time::Duration;
 
 use p2psb_e2e::{Cluster, Service, eventually};
 
-use super::stage::{fails, joined, text, with_agents};
+use super::stage::{NOBODY, fails, joined, text, with_agents};
 
 /// `EX_UNAVAILABLE`.
 const UNAVAILABLE: i32 = 69;
-/// A user that owns nothing.
-const NOBODY: u32 = 65534;
 
 async fn initialised(cluster: &Cluster, name: &str) -> Service {
     let agent = cluster.new_agent(name);

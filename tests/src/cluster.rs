@@ -119,9 +119,19 @@ impl Cluster {
 
     /// Makes an agent's keys, starts it, and makes it part of this cluster.
     pub async fn start_agent(&mut self, agent: Service) -> Result<Agent> {
+        self.start_agent_changed(agent, |_| Ok(())).await
+    }
+
+    /// The same, with a change between the keys and the start: another user, another disk.
+    pub async fn start_agent_changed(
+        &mut self,
+        mut agent: Service,
+        change: impl FnOnce(&mut Service) -> Result<()>,
+    ) -> Result<Agent> {
         agent.write_config()?;
+        agent.cli().ok(&["init"]).await?;
+        change(&mut agent)?;
         let cli = agent.cli();
-        cli.ok(&["init"]).await?;
         self.agents.push(agent.started().await?);
         Ok(cli)
     }

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bytes::Bytes;
 
 use super::id::PeerId;
-use super::limits;
 use super::record::RecordError;
+use super::{excerpt, limits};
 use crate::wire::common::v1 as wire;
 use crate::wire::common::v1::address::Host as WireHost;
 
@@ -156,8 +156,7 @@ fn dns_name(name: &str) -> Result<String, RecordError> {
     };
     let bare = name.strip_suffix('.').unwrap_or(name);
     if bare.len() > limits::DNS_NAME_BYTES || !bare.split('.').all(label) {
-        let shown: String = name.chars().take(80).collect();
-        return Err(RecordError::malformed(format!("{shown:?} is no DNS name")));
+        return Err(RecordError::malformed(format!("{:?} is no DNS name", excerpt(name))));
     }
     Ok(bare.to_ascii_lowercase())
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use bech32::{Bech32m, Hrp};
 use bytes::Bytes;
 
+use super::excerpt;
 use super::key::PublicKey;
 use crate::wire::common::v1::KeyAlgorithm;
 
@@ -51,7 +52,7 @@ pub(crate) fn encode_text(prefix: &'static str, bytes: &[u8], f: &mut fmt::Forma
 }
 
 pub(crate) fn decode_text(prefix: &'static str, text: &str) -> Result<Vec<u8>, IdError> {
-    let fail = |reason: String| IdError::Text { text: text.chars().take(80).collect(), reason };
+    let fail = |reason: String| IdError::Text { text: excerpt(text), reason };
     let checked = bech32::primitives::decode::CheckedHrpstring::new::<Bech32m>(text)
         .map_err(|e| fail(e.to_string()))?;
     let found = checked.hrp().to_lowercase();

@@ -18,6 +18,7 @@ pub mod proof;
 pub mod publisher;
 pub mod record;
 pub mod release;
+pub mod requirement;
 pub mod time;
 
 pub use address::{Address, AddressKind, Host, Transport};
@@ -31,4 +32,11 @@ pub use path::PackagePath;
 pub use peer::{PeerRecord, PeerStatement, PeerWithdrawal};
 pub use record::{RecordError, Signed};
 pub use release::{Action, PackageEntry, Release};
+pub use requirement::Requirement;
 pub use time::UnixMillis;
+
+/// What an error shows of a text from outside: its beginning, since the whole may be of any length.
+fn excerpt(text: &str) -> String {
+    const SHOWN: usize = 80;
+    text.chars().take(SHOWN).collect()
+}

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::limits;
+use super::{excerpt, limits};
 
 /// A text that is no name.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -16,10 +16,6 @@ pub enum NameError {
     /// Not a service name.
     #[error("{0:?} is no service name: at most 255 characters, parts of a-z, 0-9 and '-' joined by dots")]
     Service(String),
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(80).collect()
 }
 
 /// The name of a package: `[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?`.
@@ -45,7 +41,7 @@ impl FromStr for PackageName {
         if ends && inner && bytes.len() <= limits::PACKAGE_NAME_BYTES {
             Ok(Self(text.to_owned()))
         } else {
-            Err(NameError::Package(shown(text)))
+            Err(NameError::Package(excerpt(text)))
         }
     }
 }
@@ -89,7 +85,7 @@ impl FromStr for ServiceName {
         if text.len() <= limits::SERVICE_NAME_BYTES && text.split('.').all(part) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(NameError::Service(shown(text)))
+            Err(NameError::Service(excerpt(text)))
         }
     }
 }

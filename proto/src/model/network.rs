@@ -6,6 +6,7 @@ use std::str::FromStr;
 use bytes::Bytes;
 
 use super::digest::{Digest, framed};
+use super::excerpt;
 use super::id::{IdError, decode_text, encode_text};
 
 /// A community. In text `net1…`.
@@ -71,7 +72,7 @@ impl Genesis {
     pub fn open(name: &str) -> Result<Self, GenesisError> {
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
         if name.is_empty() || name.len() > 63 || !name.chars().all(fits) {
-            return Err(GenesisError(name.chars().take(80).collect()));
+            return Err(GenesisError(excerpt(name)));
         }
         Ok(Self { name: name.to_owned() })
     }

@@ -8,6 +8,17 @@ use crate::wire::common::v1 as wire;
 
 pub use crate::wire::common::v1::{PresenceSource, PresenceState};
 
+/// Of two states that are told of a peer, the higher one is to be believed: it is where it is most alive.
+#[must_use]
+pub const fn aliveness(state: PresenceState) -> u8 {
+    match state {
+        PresenceState::Online => 3,
+        PresenceState::Suspect => 2,
+        PresenceState::Offline => 1,
+        PresenceState::Unspecified => 0,
+    }
+}
+
 /// What is known of a peer's presence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Presence {

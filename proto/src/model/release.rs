@@ -5,10 +5,10 @@ use semver::Version;
 use super::digest::Digest;
 use super::id::PublisherId;
 use super::key::PublicKey;
-use super::limits;
 use super::name::PackageName;
 use super::record::{Payload, RecordError, RecordType, Signed, bounded, bounded_list, time};
 use super::time::UnixMillis;
+use super::{excerpt, limits};
 use crate::wire::package_index::v1 as wire;
 use crate::wire::package_index::v1::package_entry::Action as WireAction;
 
@@ -90,10 +90,8 @@ impl Signed<PackageEntry> {
 
 /// Parses a version by the rules of releases.
 pub fn parse_version(text: &str) -> Result<Version, RecordError> {
-    let bad = |why: &str| {
-        let shown: String = text.chars().take(80).collect();
-        RecordError::malformed(format!("{shown:?} is no version of a release: {why}"))
-    };
+    let bad =
+        |why: &str| RecordError::malformed(format!("{:?} is no version of a release: {why}", excerpt(text)));
     if text.len() > limits::VERSION_BYTES {
         return Err(bad("it is longer than 128 bytes"));
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
+use p2psb_proto::model::presence::{LocatedPeer, PresenceState, aliveness};
 use p2psb_proto::model::{Digest, PeerId, UnixMillis};
 
 use super::WatchEvent;
@@ -139,15 +139,6 @@ fn together(mut one: Box<LocatedPeer>, other: &LocatedPeer) -> Box<LocatedPeer> 
         one.presence = other.presence.clone();
     }
     one
-}
-
-const fn aliveness(state: PresenceState) -> u8 {
-    match state {
-        PresenceState::Online => 3,
-        PresenceState::Suspect => 2,
-        PresenceState::Offline => 1,
-        PresenceState::Unspecified => 0,
-    }
 }
 
 #[cfg(test)]

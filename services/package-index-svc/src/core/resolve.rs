@@ -1,73 +1,7 @@
-//! Which release fits a requirement.
-//!
-//! Rules: the highest version that matches wins; a pre-release matches only if the requirement names one of the same
-//! major.minor.patch; a yanked version counts only when the requirement is exactly `=x.y.z`.
+//! Which release fits a requirement: the highest version that it accepts.
 
-use p2psb_proto::model::limits::REQUIREMENT_BYTES;
-use semver::{Comparator, Op, Version, VersionReq};
-
-/// A requirement that can't be parsed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{text:?} is no version requirement: {problem}; write for example \"^1.2\", \">=1, <3\" or \"=1.0.0-rc.1\""
-)]
-pub struct RequirementError {
-    /// What was given, cut after 80 characters.
-    pub text: String,
-    /// What is wrong with it.
-    pub problem: String,
-}
-
-/// What is wanted of a package.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Requirement {
-    req: VersionReq,
-    exact: Option<Version>,
-}
-
-impl Requirement {
-    /// Parses a requirement as Cargo writes them; empty means the newest.
-    pub fn parse(text: &str) -> Result<Self, RequirementError> {
-        let fail = |problem: String| RequirementError { text: text.chars().take(80).collect(), problem };
-        if text.len() > REQUIREMENT_BYTES {
-            return Err(fail(format!("it has more than {REQUIREMENT_BYTES} bytes")));
-        }
-        let wanted = text.trim();
-        if wanted.is_empty() {
-            return Ok(Self { req: VersionReq::STAR, exact: None });
-        }
-        let req = VersionReq::parse(wanted).map_err(|error| fail(error.to_string()))?;
-        let exact = match req.comparators.as_slice() {
-            [only] => named_exactly(only),
-            _ => None,
-        };
-        Ok(Self { req, exact })
-    }
-
-    /// The one version that is named as `=x.y.z`.
-    #[must_use]
-    pub const fn exact(&self) -> Option<&Version> {
-        self.exact.as_ref()
-    }
-
-    /// Whether a version fits.
-    #[must_use]
-    pub fn accepts(&self, version: &Version, yanked: bool) -> bool {
-        match &self.exact {
-            Some(exact) => exact == version,
-            None => !yanked && self.req.matches(version),
-        }
-    }
-}
-
-fn named_exactly(comparator: &Comparator) -> Option<Version> {
-    let Comparator { op: Op::Exact, major, minor: Some(minor), patch: Some(patch), pre } = comparator else {
-        return None;
-    };
-    let mut version = Version::new(*major, *minor, *patch);
-    version.pre = pre.clone();
-    Some(version)
-}
+pub use p2psb_proto::model::requirement::{Requirement, RequirementError};
+use semver::Version;
 
 /// The best of some versions, which come highest first, each with whether it is yanked.
 pub fn best<T, E>(
@@ -88,6 +22,7 @@ mod tests {
     use std::convert::Infallible;
 
     use proptest::prelude::*;
+    use semver::VersionReq;
 
     use super::super::version::VersionKey;
     use super::super::version::tests::any_version;
@@ -136,14 +71,6 @@ mod tests {
         assert_eq!(chosen("=1.3", SOME), None, "not exactly");
         assert_eq!(chosen("=1.3.0, <2", SOME), None, "not alone");
         assert_eq!(chosen("=1.3.1", SOME), None);
-    }
-
-    #[test]
-    fn what_is_no_requirement_is_refused() {
-        for text in ["latest", "1.2.3.4", "^", "=v1", &">1".repeat(200)] {
-            let error = Requirement::parse(text).unwrap_err();
-            assert!(error.to_string().contains("is no version requirement"), "{error}");
-        }
     }
 
     fn any_requirement() -> impl Strategy<Value = String> {

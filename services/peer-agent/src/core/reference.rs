@@ -1,7 +1,7 @@
 //! References to packages as people write them: `publisher/name[@requirement]`, or `name[@requirement]` when only one
 //! publisher has the name.
 //!
-//! A [`Reference`] is well formed: its requirement, if there is one, is a SemVer requirement within its bound.
+//! A [`Reference`] is well formed, its requirement included.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,8 +9,9 @@ use std::str::FromStr;
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::id::IdError;
 use p2psb_proto::model::name::NameError;
-use p2psb_proto::model::{PackageName, PublisherId, limits};
-use semver::{Version, VersionReq};
+use p2psb_proto::model::requirement::RequirementError;
+use p2psb_proto::model::{PackageName, PublisherId, Requirement};
+use semver::Version;
 
 /// Which package, and which of its releases.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +20,8 @@ pub struct Reference {
     pub publisher: Option<PublisherId>,
     /// Its name.
     pub name: PackageName,
-    /// The requirement as it was written; empty: the newest.
-    requirement: String,
+    /// Which of its releases.
+    requirement: Requirement,
 }
 
 /// A text that is no reference.
@@ -33,22 +34,15 @@ pub enum ReferenceError {
     #[error("{0}; a reference is publisher/name[@requirement] or name[@requirement]")]
     Name(#[from] NameError),
     /// No version requirement.
-    #[error(
-        "{text:?} is no version requirement: {problem}; write it as Cargo does, such as \"^1.2\" or \"=1.0.0\""
-    )]
-    Requirement {
-        /// What was given, cut after 80 characters.
-        text: String,
-        /// What is wrong.
-        problem: String,
-    },
+    #[error(transparent)]
+    Requirement(#[from] RequirementError),
 }
 
 impl From<ReferenceError> for Failure {
     fn from(error: ReferenceError) -> Self {
         let reason = match error {
             ReferenceError::Publisher(_) | ReferenceError::Name(_) => Reason::ReferenceInvalid,
-            ReferenceError::Requirement { .. } => Reason::RequirementInvalid,
+            ReferenceError::Requirement(_) => Reason::RequirementInvalid,
         };
         Self::new(reason, error.to_string())
     }
@@ -58,15 +52,14 @@ impl Reference {
     /// The requirement as it was written; empty: the newest.
     #[must_use]
     pub fn requirement(&self) -> &str {
-        &self.requirement
+        self.requirement.as_str()
     }
 
     /// Whether a release with this version is what the reference asks for. Which of several fits best is the index's choice.
     #[must_use]
     pub fn admits(&self, version: &Version) -> bool {
-        // A requirement was parsed once; "" stands for any version, which `*` would not be for pre-releases.
-        self.requirement.is_empty()
-            || VersionReq::parse(&self.requirement).is_ok_and(|requirement| requirement.matches(version))
+        // Who names none takes what the index holds for the newest, and whether one is yanked the index knows.
+        self.requirement().is_empty() || self.requirement.accepts(version, false)
     }
 }
 
@@ -80,21 +73,8 @@ impl FromStr for Reference {
             Some((publisher, name)) => (Some(publisher.parse()?), name),
             None => (None, package),
         };
-        Ok(Self { publisher, name: name.parse()?, requirement: requirement_of(requirement)? })
+        Ok(Self { publisher, name: name.parse()?, requirement: Requirement::parse(requirement)? })
     }
-}
-
-fn requirement_of(text: &str) -> Result<String, ReferenceError> {
-    let text = text.trim();
-    let wrong =
-        |problem: String| ReferenceError::Requirement { text: text.chars().take(80).collect(), problem };
-    if text.len() > limits::REQUIREMENT_BYTES {
-        return Err(wrong(format!("it is longer than {} bytes", limits::REQUIREMENT_BYTES)));
-    }
-    if !text.is_empty() {
-        VersionReq::parse(text).map_err(|error| wrong(error.to_string()))?;
-    }
-    Ok(text.to_owned())
 }
 
 impl fmt::Display for Reference {
@@ -103,7 +83,7 @@ impl fmt::Display for Reference {
             write!(f, "{publisher}/")?;
         }
         write!(f, "{}", self.name)?;
-        if self.requirement.is_empty() { Ok(()) } else { write!(f, "@{}", self.requirement) }
+        if self.requirement().is_empty() { Ok(()) } else { write!(f, "@{}", self.requirement) }
     }
 }
 

@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use p2psb_proto::model::PeerId;
-use p2psb_proto::model::presence::{PresenceSource, PresenceState};
+use p2psb_proto::model::presence::{PresenceSource, PresenceState, aliveness};
 
 use super::session::REMEMBERED;
 
@@ -59,15 +59,6 @@ impl View {
     pub fn better(self, other: Self) -> Self {
         let rank = |view: &Self| (aliveness(view.state), view.last_seen, view.as_of, view.home);
         if rank(&other) > rank(&self) { other } else { self }
-    }
-}
-
-const fn aliveness(state: PresenceState) -> u8 {
-    match state {
-        PresenceState::Online => 3,
-        PresenceState::Suspect => 2,
-        PresenceState::Offline => 1,
-        PresenceState::Unspecified => 0,
     }
 }
 

@@ -16,6 +16,8 @@ use p2psb_proto::model::PeerId;
 use p2psb_proto::model::limits::RECORD_LIFETIME;
 use p2psb_proto::model::presence::{PresenceSource, PresenceState};
 
+use super::presence::Statement;
+
 /// How long a peer that went is remembered with the time it was last seen: no record of it lives longer.
 pub const REMEMBERED: Duration = RECORD_LIFETIME;
 
@@ -83,21 +85,6 @@ pub enum Ending {
     Lost,
     /// The peer was silent for so long that it is OFFLINE anyway.
     Silent,
-}
-
-/// What this server says of a peer that is, or was, here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stated {
-    /// Which session.
-    pub session_seq: u64,
-    /// What is the case.
-    pub state: PresenceState,
-    /// What it rests on.
-    pub source: PresenceSource,
-    /// When the peer was last heard.
-    pub heard: Instant,
-    /// Until when a registration holds.
-    pub until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -396,15 +383,15 @@ impl Sessions {
         due
     }
 
-    /// What is to be said of a peer.
+    /// What this server, as a home, says of a peer that is, or was, here.
     #[must_use]
-    pub fn stated(&self, peer: &PeerId, now: Instant) -> Option<Stated> {
+    pub fn stated(&self, peer: &PeerId, now: Instant) -> Option<Statement> {
         let entry = self.entries.get(peer)?;
         let until = match entry.phase {
             Phase::Registered { until, .. } => Some(until),
             Phase::Live | Phase::Lost { .. } | Phase::Ended => None,
         };
-        Some(Stated {
+        Some(Statement {
             session_seq: entry.session_seq,
             state: entry.state(&self.timing, now),
             source: entry.source(),
