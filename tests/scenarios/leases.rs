@@ -73,7 +73,7 @@ async fn a_peer_is_found_past_the_end_of_its_first_record_and_not_past_that_of_i
     drop(peer);
     for at in &backbone.endpoints {
         let refused = eventually!("nobody knows it any more", locate(at, &id).await.err());
-        assert_eq!(reason_of(&refused), Some(Reason::PeerUnknown), "{refused}");
+        assert_eq!(reason_of(&refused), Some(Reason::PeerOffline), "{refused}");
         assert!(offers(at).await.is_empty());
     }
     assert!(now() >= last.value().expires, "it was forgotten before its record was over");
