@@ -102,7 +102,7 @@ async fn replayed_calls_do_not_undo_what_came_after_them() {
     let status = client.register(registered.clone()).await.unwrap_err();
     assert_eq!(record_of(&status), Some(withdrawal.to_wire()), "what is stored is the withdrawal");
     assert_eq!(reason(Err::<(), _>(status)), Reason::RecordStale);
-    assert_eq!(reason(server.locate(&peer.id()).await), Reason::PeerUnknown);
+    assert_eq!(reason(server.locate(&peer.id()).await), Reason::PeerOffline);
 
     hand.advance(Duration::from_secs(2));
     peer.register(&server, 4).await.unwrap();
