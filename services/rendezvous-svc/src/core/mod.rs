@@ -5,7 +5,9 @@
 //! - [`session`]: the peers that are here; [`presence`]: what other homes say of theirs.
 //! - [`directory`]: the three together: who is where, and is it there?
 //! - [`challenge`], [`admission`]: what a newcomer must answer, and how many there may be; [`ledger`]: who pays for what stays.
-//! - [`members`], [`placement`], [`outbox`]: the backbone: who is in it, who is told what, and what is still to be told.
+//! - [`members`]: the other members, and the links with them. [`bridge`]: this one's part in the backbone, made of
+//!   [`ring`] and [`placement`]: who owns what; [`telling`], [`walk`], [`outbox`], [`delivery`], [`syncing`]: who is told what, and
+//!   whether it arrived; [`lookup`]: who is asked; [`interest`], [`homes`]: who listens, and until when a home is believed.
 //! - [`watch`], [`resume`]: who follows whom, what each has still to be told, and where it goes on.
 //! - [`own`]: this server's own record. [`page`]: how a long answer is continued. [`seldom`]: what is not to flood the logs.
 
@@ -14,9 +16,14 @@ use std::time::Instant;
 use p2psb_proto::model::UnixMillis;
 
 pub mod admission;
+pub mod bridge;
 pub mod challenge;
+pub mod delivery;
 pub mod directory;
+pub mod homes;
+pub mod interest;
 pub mod ledger;
+pub mod lookup;
 pub mod members;
 pub mod outbox;
 pub mod own;
@@ -24,12 +31,16 @@ pub mod page;
 pub mod placement;
 pub mod presence;
 pub mod resume;
+pub mod ring;
 pub mod seldom;
 pub mod services;
 pub mod session;
+pub mod syncing;
 pub mod table;
+pub mod telling;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod walk;
 pub mod watch;
 
 /// One moment on both clocks: what is signed counts by the wall, what is waited for by the other.

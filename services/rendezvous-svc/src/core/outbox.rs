@@ -1,5 +1,7 @@
 //! What is still to be told to one member: *whose* record or presence changed, not what it was. So a slow member holds up
 //! nobody, a peer that changes twice is told once, and what waits is bounded by the number of peers.
+//!
+//! Invariant: "from here on all" is said before all that is put in after it, and "that was all" only when nothing waits.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -43,31 +45,54 @@ impl Waiting {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Outbox {
+    words: Waiting,
     records: Waiting,
     presence: Waiting,
+    interest: Waiting,
     members: bool,
+    tells_all: bool,
+    told_all: bool,
 }
 
 /// What goes into the next batch.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Next {
+    /// Of which members it is said how they stand.
+    pub words: Vec<PeerId>,
     /// Whose records.
     pub records: Vec<PeerId>,
-    /// Whose presence.
+    /// Whose presence; if nothing is known of it, that.
     pub presence: Vec<PeerId>,
+    /// In whom there is, or is no longer, interest.
+    pub interest: Vec<PeerId>,
     /// Whether the list of members.
     pub members: bool,
+    /// Whether from here on the member is told all that it owns.
+    pub tells_all: bool,
+    /// Whether that was all.
+    pub told_all: bool,
 }
 
 impl Next {
     /// There is nothing to tell.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty() && self.presence.is_empty() && !self.members
+        self.words.is_empty()
+            && self.records.is_empty()
+            && self.presence.is_empty()
+            && self.interest.is_empty()
+            && !self.members
+            && !self.tells_all
+            && !self.told_all
     }
 }
 
 impl Outbox {
+    /// A member stands differently.
+    pub fn word(&mut self, member: PeerId) {
+        self.words.push(member);
+    }
+
     /// The record of a peer changed.
     pub fn record(&mut self, peer: PeerId) {
         self.records.push(peer);
@@ -83,17 +108,51 @@ impl Outbox {
         self.members = true;
     }
 
+    /// There is, or is no longer, interest in the presence of a peer.
+    pub fn interest(&mut self, peer: PeerId) {
+        self.interest.push(peer);
+    }
+
+    /// Everything that the member owns will be put in from now on.
+    pub fn tells_all(&mut self) {
+        (self.tells_all, self.told_all) = (true, false);
+    }
+
+    /// Everything that the member owns was put in.
+    pub fn told_all(&mut self) {
+        self.told_all = true;
+    }
+
+    /// Puts back what was taken and did not arrive.
+    pub fn put_back(&mut self, next: Next) {
+        next.words.into_iter().for_each(|member| self.words.push(member));
+        next.records.into_iter().for_each(|peer| self.records.push(peer));
+        next.presence.into_iter().for_each(|peer| self.presence.push(peer));
+        next.interest.into_iter().for_each(|peer| self.interest.push(peer));
+        self.members |= next.members;
+        self.tells_all |= next.tells_all;
+        self.told_all |= next.told_all;
+    }
+
     /// Takes what fits into one batch; presence only once no record waits, so that a peer is known before it is online.
     pub fn next(&mut self, most: usize) -> Next {
-        let records = self.records.take(most);
+        let (words, records) = (self.words.take(most), self.records.take(most));
         let presence = if self.records.order.is_empty() { self.presence.take(most) } else { Vec::new() };
-        Next { records, presence, members: std::mem::take(&mut self.members) }
+        let interest = self.interest.take(most);
+        let members = std::mem::take(&mut self.members);
+        let tells_all = std::mem::take(&mut self.tells_all);
+        let told_all = !self.waits() && std::mem::take(&mut self.told_all);
+        Next { words, records, presence, interest, members, tells_all, told_all }
+    }
+
+    fn waits(&self) -> bool {
+        [&self.words, &self.records, &self.presence, &self.interest].iter().any(|one| !one.order.is_empty())
     }
 
     /// Nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.records.order.is_empty() && self.presence.order.is_empty() && !self.members
+        !self.waits() && !self.members && !self.tells_all && !self.told_all
     }
 }
 
@@ -112,6 +171,32 @@ mod tests {
         outbox.record(peer(1));
         assert_eq!(outbox.next(9).records, [peer(3), peer(1)]);
         assert!(outbox.is_empty() && outbox.next(9).is_empty());
+    }
+
+    #[test]
+    fn that_was_all_is_said_last_and_again_if_it_did_not_arrive() {
+        let mut outbox = Outbox::default();
+        outbox.tells_all();
+        outbox.told_all();
+        for n in [1, 2] {
+            outbox.record(peer(n));
+            outbox.interest(peer(n));
+            outbox.word(peer(n));
+        }
+        let first = outbox.next(1);
+        assert_eq!((first.records.as_slice(), first.told_all), (&[peer(1)][..], false));
+        assert!(first.tells_all);
+        let last = outbox.next(1);
+        assert!(!last.tells_all);
+        assert_eq!((last.words.as_slice(), last.interest.as_slice()), (&[peer(2)][..], &[peer(2)][..]));
+        assert!(last.told_all && outbox.is_empty());
+        outbox.put_back(first.clone());
+        outbox.put_back(last);
+        outbox.put_back(first);
+        let again = outbox.next(9);
+        assert_eq!((again.records.as_slice(), again.told_all), (&[peer(1), peer(2)][..], true));
+        assert!(again.tells_all, "the other end begins anew, too");
+        assert!(outbox.next(9).is_empty());
     }
 
     #[test]
