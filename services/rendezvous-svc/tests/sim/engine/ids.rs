@@ -1,0 +1,48 @@
+//! Who takes part: ids of peers and members, and what owns them.
+
+use std::collections::HashMap;
+
+use p2psb_proto::model::{PeerId, PublicKey, SecretKey};
+use p2psb_rendezvous_svc::core::placement::Key;
+
+/// An id that costs nothing: nobody signs with it.
+pub(crate) fn cheap(kind: u8, n: u64) -> PeerId {
+    let mut bytes = [kind; 32];
+    bytes[..8].copy_from_slice(&n.to_le_bytes());
+    PeerId::new(PublicKey::from_bytes(bytes))
+}
+
+/// The key of peer `n`, where peers sign.
+pub(crate) fn secret(n: u32) -> SecretKey {
+    let mut seed = [9; 32];
+    seed[..4].copy_from_slice(&n.to_le_bytes());
+    SecretKey::from_seed(&seed)
+}
+
+/// Peers by number.
+pub(crate) struct Ids {
+    all: Vec<(PeerId, Key)>,
+    numbers: HashMap<PeerId, u32>,
+}
+
+impl Ids {
+    /// `n` peers; those that sign have real keys.
+    pub(crate) fn new(n: u32, sign: bool) -> Self {
+        let id = |n| if sign { PeerId::new(secret(n).public()) } else { cheap(1, u64::from(n)) };
+        let all: Vec<_> = (0..n).map(id).map(|id| (id, Key::peer(&id))).collect();
+        let numbers = all.iter().zip(0..).map(|((id, _), n)| (*id, n)).collect();
+        Self { all, numbers }
+    }
+
+    pub(crate) fn id(&self, n: u32) -> PeerId {
+        self.all[n as usize].0
+    }
+
+    pub(crate) fn key(&self, n: u32) -> Key {
+        self.all[n as usize].1
+    }
+
+    pub(crate) fn number(&self, id: &PeerId) -> u32 {
+        self.numbers[id]
+    }
+}
