@@ -96,6 +96,8 @@ reasons! {
     PeerUnknown = "PEER_UNKNOWN" => NotFound,
     /// This peer was seen, but no record of it is valid any more.
     PeerOffline = "PEER_OFFLINE" => NotFound,
+    /// Not enough of the rendezvous that ought to know this peer could be asked.
+    LookupIncomplete = "LOOKUP_INCOMPLETE" => Unavailable,
     /// No rendezvous answered.
     NoRendezvous = "NO_RENDEZVOUS" => Unavailable,
     /// No endorsed provider of a service can be reached.

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use p2psb_client::config::{self, NetworkConfig};
 use p2psb_client::{Endpoint, TlsConfig, TlsMode};
-use p2psb_proto::model::peer::Endorsement;
-use p2psb_proto::model::{Address, AddressKind, NetworkId, PeerId, ServiceName, limits};
+use p2psb_proto::model::peer::{Endorsement, ServiceOffer};
+use p2psb_proto::model::{Address, AddressKind, NetworkId, PeerId, limits};
 use p2psb_runtime::config::{Common, DrainConfig, MetricsConfig, TelemetryConfig};
 use p2psb_runtime::serve::Http2Config;
 use p2psb_runtime::{Clock, ConfigError, Settings};
@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::backbone::trust::{BridgeKey, Trust};
 use crate::core::admission::Limits;
 use crate::core::ledger::Shares;
+use crate::core::placement::OPERATOR_ATTRIBUTE;
 use crate::core::session::Timing;
 use crate::own_record::parse_endorsement;
 
@@ -105,6 +106,8 @@ pub struct BridgeConfig {
     pub key_file: Option<PathBuf>,
     /// Ids of members that need not know the secret.
     pub trust: Vec<String>,
+    /// Who runs this server: what it holds lies with another operator, too, where there is one. Empty: nobody else runs others.
+    pub operator: String,
 }
 
 /// Section `dial`.
@@ -285,6 +288,8 @@ pub struct ServerConfig {
     pub bridge_peers: Vec<Endpoint>,
     /// Who may bridge; `None`: nobody.
     pub trust: Option<Trust>,
+    /// Who runs this server, if that was said.
+    pub operator: Option<String>,
     /// Dial private addresses that somebody else told.
     pub allow_private: bool,
     /// Durations of sessions.
@@ -330,6 +335,7 @@ impl Settings for Config {
             tls: self.tls,
             bridge_peers: self.bridge.peers,
             trust,
+            operator: operator(&self.bridge.operator)?,
             allow_private: self.dial.allow_private,
             timing: Timing { heartbeat: self.session.heartbeat, registration: self.session.registration_ttl },
             limits: self.limits,
@@ -403,9 +409,21 @@ fn trust(bridge: &BridgeConfig) -> Result<Option<Trust>, ConfigError> {
     Err(ConfigError::value("bridge.peers", problem))
 }
 
-/// The service that every rendezvous offers.
-pub(crate) fn own_service() -> Result<ServiceName, p2psb_proto::model::name::NameError> {
-    crate::core::own::SERVICE.parse()
+fn operator(name: &str) -> Result<Option<String>, ConfigError> {
+    if name.len() > limits::ATTRIBUTE_VALUE_BYTES {
+        let problem = format!("a name has at most {} bytes", limits::ATTRIBUTE_VALUE_BYTES);
+        return Err(ConfigError::value("bridge.operator", problem));
+    }
+    Ok((!name.is_empty()).then(|| name.to_owned()))
+}
+
+/// The service that every rendezvous offers, with whom it is run by.
+pub(crate) fn own_service(
+    operator: Option<&str>,
+) -> Result<ServiceOffer, p2psb_proto::model::name::NameError> {
+    let mut offer = ServiceOffer::new(crate::core::own::SERVICE.parse()?);
+    offer.attributes.extend(operator.map(|name| (OPERATOR_ATTRIBUTE.to_owned(), name.to_owned())));
+    Ok(offer)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use crate::convert;
 use crate::core::own::{OwnRecord, REFRESH};
 use crate::core::table::TableError;
+use crate::core::telling::Origin;
 use crate::node::Node;
 
 /// A file with an id is no longer than this.
@@ -117,7 +118,8 @@ pub(crate) fn sign(node: &Node) -> Result<(), OwnRecordError> {
     let signed = Signed::sign(&record, node.identity.key())?;
     let item = convert::item(&PeerStatement::Record(signed.clone()));
     let merged = node.directory.write().table.put_own(item, node.now().wall);
-    node.account(&node.id, None, &merged);
+    // What it offers is the same in all its records.
+    node.account(&node.id, Vec::new(), Origin::Here, &merged);
     merged?;
     *node.own.current.lock() = Some(signed);
     Ok(())

@@ -10,7 +10,9 @@ use prost::Message as _;
 
 use crate::convert;
 use crate::core::ledger::Bringer;
+use crate::core::placement::Key;
 use crate::core::table::{Merged, TableError};
+use crate::core::telling::Origin;
 use crate::node::Node;
 
 impl Node {
@@ -27,9 +29,13 @@ impl Node {
         statement: &PeerStatement,
         from: Option<IpAddr>,
     ) -> Result<Merged, TableError> {
-        let item = convert::item(statement);
-        let merged = self.directory.write().table.offer(item, Bringer::Peer(from), self.now().wall);
-        self.account(&statement.peer_id(), None, &merged);
+        let (item, peer) = (convert::item(statement), statement.peer_id());
+        let (before, merged) = {
+            let mut directory = self.directory.write();
+            let before = directory.table.service_keys(&peer);
+            (before, directory.table.offer(item, Bringer::Peer(from), self.now().wall))
+        };
+        self.account(&peer, before, Origin::Here, &merged);
         merged
     }
 
@@ -46,8 +52,9 @@ impl Node {
         let statement = self.verify(record)?;
         let peer = statement.peer_id();
         let (item, now) = (convert::item(&statement), self.now().wall);
-        let merged = {
+        let (before, merged) = {
             let mut directory = self.directory.write();
+            let before = directory.table.service_keys(&peer);
             let by = if peer == self.id {
                 Bringer::Own
             } else if peer == from || directory.members.contains(&peer) {
@@ -55,17 +62,23 @@ impl Node {
             } else {
                 Bringer::Member(from)
             };
-            directory.table.merge(item, by, now)
+            (before, directory.table.merge(item, by, now))
         };
-        self.account(&peer, Some(&from), &merged);
+        self.account(&peer, before, Origin::Member(from), &merged);
         if peer == self.id && merged == Ok(Merged::Changed) {
             self.sign_anew.notify_one();
         }
         Ok(merged?)
     }
 
-    /// Counts what became of a statement, and tells the backbone of a change.
-    pub(crate) fn account(&self, peer: &PeerId, from: Option<&PeerId>, merged: &Result<Merged, TableError>) {
+    /// Counts what became of a statement of a peer that offered these services before, and tells the backbone of a change.
+    pub(crate) fn account(
+        &self,
+        peer: &PeerId,
+        mut services: Vec<Key>,
+        origin: Origin,
+        merged: &Result<Merged, TableError>,
+    ) {
         let outcome = match merged {
             Ok(Merged::Changed) => "changed",
             Ok(Merged::Known) => "known",
@@ -78,8 +91,22 @@ impl Node {
         };
         metrics::counter!("rendezvous_records_total", "outcome" => outcome).increment(1);
         if *merged == Ok(Merged::Changed) {
-            self.hub.record(*peer, from);
+            let is_member = {
+                let directory = self.directory.read();
+                services.extend(directory.table.service_keys(peer));
+                *peer == self.id || directory.members.contains(peer)
+            };
+            self.hub.record(*peer, &services, origin);
+            if is_member {
+                self.hub.record_of_member(*peer);
+            }
         }
+    }
+
+    /// The presence of a peer changed; tells the backbone.
+    pub(crate) fn presence(&self, peer: PeerId, origin: Origin) {
+        let services = self.directory.read().table.service_keys(&peer);
+        self.hub.presence(peer, &services, origin);
     }
 }
 

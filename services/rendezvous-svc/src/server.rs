@@ -19,14 +19,17 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::api::{Bridge, Rendezvous};
+use crate::api::{self, Rendezvous};
 use crate::backbone::dial::Work;
 use crate::backbone::hub::Hub;
 use crate::config::{Config, ServerConfig, own_service};
 use crate::core::admission::Admission;
+use crate::core::bridge::Bridge;
 use crate::core::challenge::Challenges;
 use crate::core::directory::{Capacity, Directory};
 use crate::core::own::OwnRecord;
+use crate::core::placement::Operator;
+use crate::core::ring::Timing;
 use crate::node::{Node, random};
 use crate::own_record::{OwnRecordError, OwnSigner, keep_fresh, sign};
 use crate::{backbone, sweeper};
@@ -104,7 +107,7 @@ pub struct Server {
     status: Status,
     /// Ends when the dialed links have ended.
     dialing: Option<JoinHandle<()>>,
-    _tasks: [AbortOnDropHandle<()>; 2],
+    _tasks: [AbortOnDropHandle<()>; 3],
 }
 
 impl Server {
@@ -129,6 +132,7 @@ impl Service for Server {
         let status = options.status.clone();
         let node = Arc::new(node(&config, identity, addr, tls.transport(), &options)?);
         sign(&node)?;
+        backbone::turning::step(&node);
 
         let api = Api::new(&[DESCRIPTORS])
             .add_service(
@@ -137,7 +141,7 @@ impl Service for Server {
                     .max_encoding_message_size(limits::MESSAGE_BYTES),
             )
             .add_service(
-                BridgeServiceServer::new(Bridge(Arc::clone(&node)))
+                BridgeServiceServer::new(api::Bridge(Arc::clone(&node)))
                     .max_decoding_message_size(backbone::MESSAGE_BYTES)
                     .max_encoding_message_size(backbone::MESSAGE_BYTES),
             );
@@ -147,6 +151,7 @@ impl Service for Server {
         let tasks = [
             AbortOnDropHandle::new(tokio::spawn(sweeping)),
             AbortOnDropHandle::new(tokio::spawn(keep_fresh(Arc::clone(&node)))),
+            AbortOnDropHandle::new(tokio::spawn(backbone::turning::turn(Arc::clone(&node)))),
         ];
         let dialing = dialing(&config, &node)?;
         tracing::info!(id = %node.id, bridged = config.trust.is_some(), "rendezvous bound");
@@ -190,13 +195,16 @@ fn node(
     let own = OwnRecord {
         network: config.network,
         addresses: addresses(&config.advertise, addr, transport),
-        services: vec![own_service()?],
+        services: vec![own_service(config.operator.as_deref())?],
     };
     let id = identity.peer_id();
     let (records, services) = (config.limits.of_records(), config.limits.of_services());
     let capacity = Capacity { records, services, members: limits::MEMBERS };
     let mut directory = Directory::new(id, config.timing, capacity);
     directory.knowledge_since = UnixMillis(config.clock.unix_millis());
+    let (operator, now) = (Operator::of(&id, config.operator.as_deref()), config.clock.now());
+    let bridge = Bridge::new(id, operator, directory.knowledge_since.0, Timing::default(), now);
+    let bridge = if config.trust.is_some() { bridge } else { bridge.alone(now) };
     Ok(Node {
         id,
         network: config.network,
@@ -211,7 +219,7 @@ fn node(
         watches: Mutex::new(Admission::new(config.limits.of_sessions())),
         challenges: Challenges::new(random().map_err(StartError::Random)?),
         streams: Mutex::default(),
-        hub: Hub::default(),
+        hub: Hub::new(bridge),
         trust: config.trust.clone(),
         own: OwnSigner::new(own, config.endorse.clone(), config.endorse_dir.clone()),
         sign_anew: Notify::new(),

@@ -9,6 +9,7 @@ use p2psb_runtime::status::Component;
 use crate::core::seldom::Seldom;
 use crate::core::session::Freed;
 use crate::core::table::Equivocations;
+use crate::core::telling::Origin;
 use crate::node::Node;
 
 /// It wakes at least this often.
@@ -43,7 +44,7 @@ pub(crate) async fn sweep(node: Arc<Node>, bridge: Component, configured_members
             node.registrations.lock().leave(from);
         }
         for peer in due.changed {
-            node.hub.presence(peer);
+            node.presence(peer, Origin::Here);
         }
         let more = node.hub.watching.pass(now.mono, AT_A_TIME) || more;
         observe(&node, &bridge, configured_members);

@@ -1,5 +1,5 @@
-//! `LocateStream`: many lookups over one stream. Each is answered from memory as it comes, so nothing waits here: a caller that
-//! does not read its answers holds up its own requests, by the flow control of HTTP/2.
+//! `LocateStream`: many lookups over one stream. Those that the owners have to be asked for are under way at once, up to a bound;
+//! a caller that does not read its answers holds up its own requests, by the flow control of HTTP/2.
 
 use std::sync::Arc;
 
@@ -13,6 +13,9 @@ use super::query;
 use super::status::draining;
 use crate::node::Node;
 
+/// Lookups of one stream that are under way at once.
+const UNDER_WAY: usize = 64;
+
 /// The answers.
 pub(super) type Outgoing = BoxStream<'static, Result<wire::LocateStreamResponse, Status>>;
 
@@ -25,16 +28,21 @@ pub(super) fn locate_all(
         return Err(draining());
     }
     let (answering, until, drain) = (Arc::clone(node), node.drain.clone(), node.drain.clone());
-    let answers = inbound.map(move |request| Ok(answer(&answering, &request?)));
+    let answers = inbound.map(move |request| answer(Arc::clone(&answering), request));
+    let answers = answers.buffer_unordered(UNDER_WAY);
     let last_word = async move { drain.has_begun().then(|| Err(draining().into())) };
     let last_word = stream::once(last_word).filter_map(std::future::ready);
     Ok(answers.take_until(async move { until.begun().await }).chain(last_word).boxed())
 }
 
-fn answer(node: &Node, request: &wire::LocateStreamRequest) -> wire::LocateStreamResponse {
-    let result = match query::located(node, &request.peer_id) {
+async fn answer(
+    node: Arc<Node>,
+    request: Result<wire::LocateStreamRequest, Status>,
+) -> Result<wire::LocateStreamResponse, Status> {
+    let request = request?;
+    let result = match query::located(&node, &request.peer_id).await {
         Ok(peer) => Answer::Peer(peer),
         Err(failure) => Answer::Error(failure.into()),
     };
-    wire::LocateStreamResponse { number: request.number, result: Some(result) }
+    Ok(wire::LocateStreamResponse { number: request.number, result: Some(result) })
 }

@@ -1,5 +1,7 @@
 //! What anyone may ask.
 
+use std::sync::Arc;
+
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::presence::page_size;
 use p2psb_proto::model::{PeerId, ServiceName, limits};
@@ -7,6 +9,7 @@ use p2psb_proto::wire::common::v1::LocatedPeer;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 
 use super::status::not_an_id;
+use crate::backbone::asking;
 use crate::convert;
 use crate::core::directory::PageLimits;
 use crate::core::page::Cursor;
@@ -18,15 +21,21 @@ const DEFAULT_PAGE: usize = 100;
 const LISTED_OVERHEAD: usize = 32;
 
 /// Where is this peer?
-pub(super) fn locate(node: &Node, request: &wire::LocateRequest) -> Result<wire::LocateResponse, Failure> {
-    Ok(wire::LocateResponse { peer: Some(located(node, &request.peer_id)?) })
+pub(super) async fn locate(
+    node: &Arc<Node>,
+    request: &wire::LocateRequest,
+) -> Result<wire::LocateResponse, Failure> {
+    Ok(wire::LocateResponse { peer: Some(located(node, &request.peer_id).await?) })
 }
 
-/// The peer of this id.
-pub(super) fn located(node: &Node, peer_id: &[u8]) -> Result<LocatedPeer, Failure> {
+/// The peer of this id: from memory, or from its owners.
+pub(super) async fn located(node: &Arc<Node>, peer_id: &[u8]) -> Result<LocatedPeer, Failure> {
     let peer = PeerId::from_slice(peer_id).map_err(|error| not_an_id("peer_id", &error))?;
-    let now = node.now();
-    let found = node.directory.read().locate(&peer, now)?;
+    let known = asking::look(node, &peer);
+    let found = match known.settled() {
+        Some(found) => found,
+        None => asking::ask(node, peer, known).await?,
+    };
     convert::located(&found)
 }
 

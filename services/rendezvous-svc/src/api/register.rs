@@ -14,6 +14,7 @@ use crate::convert;
 use crate::core::ledger::Bringer;
 use crate::core::session::Freed;
 use crate::core::table::{Item, Merged};
+use crate::core::telling::Origin;
 use crate::node::{Caller, Node};
 use crate::records::{only_record, only_withdrawal};
 
@@ -91,6 +92,7 @@ fn enter(node: &Node, caller: &Caller, item: Item, proof: Bytes) -> Result<std::
     if anew {
         node.registrations.lock().enter(caller.ip())?;
     }
+    let before = directory.table.service_keys(&peer);
     let merged = directory.table.offer(item, Bringer::Peer(caller.ip()), now.wall);
     if merged.is_ok() {
         directory.sessions.register(peer, seq, proof, caller.ip(), now.mono);
@@ -99,9 +101,9 @@ fn enter(node: &Node, caller: &Caller, item: Item, proof: Bytes) -> Result<std::
     }
     let ttl = directory.sessions.timing().registration;
     drop(directory);
-    node.account(&peer, None, &merged);
+    node.account(&peer, before, Origin::Here, &merged);
     merged?;
-    node.hub.presence(peer);
+    node.presence(peer, Origin::Here);
     Ok(ttl)
 }
 
@@ -120,7 +122,7 @@ pub(super) fn unregister(
         if let Some(Freed(from)) = freed {
             node.registrations.lock().leave(from);
         }
-        node.hub.presence(peer);
+        node.presence(peer, Origin::Here);
     }
     Ok(wire::UnregisterResponse {})
 }

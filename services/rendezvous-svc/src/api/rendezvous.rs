@@ -55,7 +55,7 @@ impl RendezvousService for Rendezvous {
         &self,
         request: Request<wire::LocateRequest>,
     ) -> Result<Response<wire::LocateResponse>, Status> {
-        Ok(Response::new(query::locate(&self.0, request.get_ref())?))
+        Ok(Response::new(query::locate(&self.0, request.get_ref()).await?))
     }
 
     async fn locate_stream(

@@ -11,6 +11,8 @@ pub(super) enum Frame {
     Authenticate(wire::BridgeProof),
     Batch(wire::BridgeBatch),
     Mark(wire::BridgeMark),
+    Question(wire::BridgeQuestion),
+    Answer(wire::BridgeAnswer),
 }
 
 impl Frame {
@@ -21,6 +23,8 @@ impl Frame {
             Self::Authenticate(proof) => Request::Authenticate(proof),
             Self::Batch(batch) => Request::Batch(batch),
             Self::Mark(mark) => Request::Mark(mark),
+            Self::Question(question) => Request::Question(question),
+            Self::Answer(answer) => Request::Answer(answer),
         };
         wire::LinkRequest { message: Some(message) }
     }
@@ -32,6 +36,8 @@ impl Frame {
             Self::Authenticate(_) => None,
             Self::Batch(batch) => Some(Response::Batch(batch)),
             Self::Mark(mark) => Some(Response::Mark(mark)),
+            Self::Question(question) => Some(Response::Question(question)),
+            Self::Answer(answer) => Some(Response::Answer(answer)),
         };
         wire::LinkResponse { message }
     }
@@ -43,6 +49,8 @@ impl Frame {
             Request::Authenticate(proof) => Self::Authenticate(proof),
             Request::Batch(batch) => Self::Batch(batch),
             Request::Mark(mark) => Self::Mark(mark),
+            Request::Question(question) => Self::Question(question),
+            Request::Answer(answer) => Self::Answer(answer),
         })
     }
 
@@ -52,6 +60,8 @@ impl Frame {
             Response::Hello(hello) => Self::Hello(Box::new(hello)),
             Response::Batch(batch) => Self::Batch(batch),
             Response::Mark(mark) => Self::Mark(mark),
+            Response::Question(question) => Self::Question(question),
+            Response::Answer(answer) => Self::Answer(answer),
         })
     }
 }

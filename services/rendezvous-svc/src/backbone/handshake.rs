@@ -1,6 +1,7 @@
 //! How a link begins, at both ends: hello, hello with proof, proof.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt as _};
@@ -9,6 +10,7 @@ use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::hello::Hello;
 use p2psb_proto::model::proof::{ChannelBinding, Nonce, ProofRole, Transcript, nonce};
 use p2psb_proto::model::record::next_seq;
+use p2psb_proto::model::time::{duration_from_wire, duration_to_wire};
 use p2psb_proto::model::{PeerId, RecordError, limits};
 use p2psb_proto::wire::common::v1::SignedRecord;
 use p2psb_proto::wire::rendezvous::v1 as wire;
@@ -21,6 +23,7 @@ use tracing::Instrument as _;
 use super::MESSAGE_BYTES;
 use super::frame::Frame;
 use super::link::{self, Ended, Link};
+use super::mailbox::Says;
 use super::trust::Trust;
 use crate::api::status::draining;
 use crate::core::members::{DialedBy, LinkRefused};
@@ -96,7 +99,7 @@ pub(crate) fn accept(
     let node = Arc::clone(node);
     let task = async move {
         let ended = match within(listen(&node, &trust, ends)).await {
-            Ok((link, ends)) => link.run(None, ends.inbound, ends.outbound).await.reason,
+            Ok((link, says, ends)) => link.run(None, ends.inbound, (ends.outbound, says)).await.reason,
             Err(failure) => {
                 log_refusal(&node, &failure, &caller);
                 Some(failure)
@@ -122,14 +125,14 @@ fn log_refusal(node: &Node, failure: &Failure, caller: &Caller) {
     }
 }
 
-async fn listen(node: &Arc<Node>, trust: &Trust, mut ends: Ends) -> Result<(Link, Ends), Failure> {
+async fn listen(node: &Arc<Node>, trust: &Trust, mut ends: Ends) -> Result<(Link, Says, Ends), Failure> {
     let Frame::Hello(hello) = ends.next().await? else { return Err(unexpected("hello")) };
-    let (peer, client_nonce, record) = read_hello(node, &hello)?;
+    let theirs = read_hello(node, &hello)?;
     let transcript = Transcript {
         network: node.network,
-        peer,
+        peer: theirs.peer,
         server: node.id,
-        client_nonce,
+        client_nonce: theirs.nonce,
         server_nonce: random()?,
         session_seq: hello.link_seq,
     };
@@ -138,28 +141,50 @@ async fn listen(node: &Arc<Node>, trust: &Trust, mut ends: Ends) -> Result<(Link
     ends.send(own_hello(node, &transcript.server_nonce, hello.link_seq, Some(proof))).await?;
 
     let Frame::Authenticate(answer) = ends.next().await? else { return Err(unexpected("authenticate")) };
-    trust.verify(&peer, &transcript, ProofRole::BridgeDialer, &ends.binding, Some(&answer))?;
-    let link = Link::open(node, peer, DialedBy::Them, hello.link_seq, record)?;
-    Ok((link, ends))
+    trust.verify(&theirs.peer, &transcript, ProofRole::BridgeDialer, &ends.binding, Some(&answer))?;
+    let (link, says) = Link::open(node, DialedBy::Them, hello.link_seq, theirs)?;
+    Ok((link, says, ends))
 }
 
 fn own_hello(node: &Node, nonce: &Nonce, link_seq: u64, proof: Option<wire::BridgeProof>) -> Frame {
+    let said = node.hub.bridge.lock().introduction(node.now().mono);
     Frame::Hello(Box::new(wire::BridgeHello {
         hello: Some(node.hello()),
         nonce: Bytes::copy_from_slice(nonce),
         link_seq,
         proof,
         record: node.own.current(),
+        boot_id: said.boot,
+        up_for: Some(duration_to_wire(said.up_for)),
+        oldest_up_for: Some(duration_to_wire(said.oldest_up_for)),
     }))
 }
 
-fn read_hello(node: &Node, hello: &wire::BridgeHello) -> Result<(PeerId, Nonce, SignedRecord), Failure> {
+/// What the other end's hello says.
+pub(super) struct Theirs {
+    pub(super) peer: PeerId,
+    nonce: Nonce,
+    pub(super) record: SignedRecord,
+    /// Which life of it this is.
+    pub(super) boot: u64,
+    pub(super) up_for: Duration,
+    pub(super) oldest_up_for: Duration,
+}
+
+fn read_hello(node: &Node, hello: &wire::BridgeHello) -> Result<Theirs, Failure> {
     let theirs = Hello::accept(hello.hello.clone(), &node.network, node.now().wall)?;
     let record = hello.record.clone().ok_or(RecordError::Missing)?;
     if record.key.as_ref() != theirs.peer.key().as_bytes() {
         return Err(Failure::new(Reason::InvalidArgument, "a member's hello holds its own record"));
     }
-    Ok((theirs.peer, nonce(&hello.nonce)?, record))
+    Ok(Theirs {
+        peer: theirs.peer,
+        nonce: nonce(&hello.nonce)?,
+        record,
+        boot: hello.boot_id,
+        up_for: duration_from_wire(hello.up_for.as_ref()),
+        oldest_up_for: duration_from_wire(hello.oldest_up_for.as_ref()),
+    })
 }
 
 /// A dialed link did not come to be.
@@ -197,7 +222,8 @@ pub(super) async fn dialed(
         let inbound = answers.into_inner().map(|message| message.map(Frame::of_response)).boxed();
         let mut ends = Ends { inbound, outbound, binding: connection.binding() };
         let Frame::Hello(hello) = ends.next().await? else { return Err(unexpected("hello").into()) };
-        let (peer, server_nonce, record) = read_hello(node, &hello)?;
+        let theirs = read_hello(node, &hello)?;
+        let peer = theirs.peer;
         let expected = endpoint.pin().or(connection.server_id());
         if let Some(expected) = expected.filter(|expected| *expected != peer) {
             let text = format!("{}: {expected} must answer there, {peer} did", endpoint.url());
@@ -208,7 +234,7 @@ pub(super) async fn dialed(
             peer: node.id,
             server: peer,
             client_nonce,
-            server_nonce,
+            server_nonce: theirs.nonce,
             session_seq: link_seq,
         };
         // Until here anybody may have claimed to be anybody.
@@ -219,23 +245,24 @@ pub(super) async fn dialed(
             return Err(proven(LinkRefused::Own.into()));
         }
         let first = prove_both(node, trust, &mut ends, &transcript, hello.proof.as_ref()).await;
-        Ok((ends, peer, record, first.map_err(proven)?))
+        Ok((ends, theirs, first.map_err(proven)?))
     };
-    let (ends, peer, record, first) = match tokio::time::timeout(limits::HANDSHAKE, shake).await {
+    let (ends, theirs, first) = match tokio::time::timeout(limits::HANDSHAKE, shake).await {
         Ok(done) => done?,
         Err(_) => {
             let text = "the other member did not prove itself within 5 s";
             return Err(Failure::new(Reason::HandshakeTimeout, text).into());
         }
     };
-    let link = Link::open(node, peer, DialedBy::Us, link_seq, record)
+    let peer = theirs.peer;
+    let (link, says) = Link::open(node, DialedBy::Us, link_seq, theirs)
         .map_err(|failure| Refused { peer: Some(peer), failure })?;
-    let ended = link.run(Some(first), ends.inbound, ends.outbound).await;
+    let ended = link.run(Some(first), ends.inbound, (ends.outbound, says)).await;
     drop(connection);
     Ok(ended)
 }
 
-/// The dialer's second half. The listener's first batch says that it accepted the proof.
+/// The dialer's second half. The listener's first frame says that it accepted the proof.
 async fn prove_both(
     node: &Node,
     trust: &Trust,

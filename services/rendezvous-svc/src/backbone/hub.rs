@@ -1,69 +1,44 @@
-//! The links that are up, and what each still has to be told.
+//! The links that are up, this server's part in the backbone, and who has to be woken when something changed.
+//!
+//! Locks, in this order: the directory, the bridge, the list of links.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use p2psb_client::Endpoint;
-use p2psb_proto::model::PeerId;
+use p2psb_proto::model::{PeerId, UnixMillis};
+use p2psb_proto::wire::rendezvous::v1 as wire;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{Notify, oneshot, watch};
 
+use super::mailbox::{Mailbox, Says};
+use crate::core::bridge::Bridge;
 use crate::core::members::LinkTicket;
-use crate::core::outbox::{Next, Outbox};
-use crate::core::placement::push_to;
+use crate::core::outbox::Next;
+use crate::core::placement::Key;
+use crate::core::ring::Introduction;
 use crate::core::seldom::Seldom;
+use crate::core::table::Place;
+use crate::core::telling::Origin;
 use crate::watching::Watching;
 
 /// Refused links are logged at most this often.
 const REFUSALS_PAUSE: Duration = Duration::from_secs(10);
 
-/// What one member still has to be told, and how its link is woken and cut.
-#[derive(Debug, Default)]
-pub(crate) struct Mailbox {
-    outbox: Mutex<Outbox>,
-    filled: Notify,
-    cut: CancellationToken,
-}
-
-impl Mailbox {
-    fn put(&self, put: impl FnOnce(&mut Outbox)) {
-        put(&mut self.outbox.lock());
-        self.filled.notify_one();
-    }
-
-    /// Everything has to be told.
-    pub(super) fn fill(&self, records: impl Iterator<Item = PeerId>, presence: impl Iterator<Item = PeerId>) {
-        self.put(|outbox| {
-            records.for_each(|peer| outbox.record(peer));
-            presence.for_each(|peer| outbox.presence(peer));
-            outbox.members();
-        });
-    }
-
-    pub(super) fn next(&self, most: usize) -> Next {
-        self.outbox.lock().next(most)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.outbox.lock().is_empty()
-    }
-
-    pub(super) async fn filled(&self) {
-        self.filled.notified().await;
-    }
-
-    /// Resolves when another link took this one's place.
-    pub(super) async fn replaced(&self) {
-        self.cut.cancelled().await;
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Hub {
+    /// Who owns what, who is told what, who is asked.
+    pub(crate) bridge: Mutex<Bridge<Place>>,
     links: RwLock<HashMap<PeerId, (LinkTicket, Arc<Mailbox>)>>,
+    /// The ring has to be looked at sooner than it would be.
+    stirred: Notify,
+    /// Some member said how peers are that this server asked for.
+    pub(super) heard_of_peers: Notify,
+    /// Of what this server said last as a home.
+    revision: AtomicU64,
     /// Told of every link that comes or goes, and of members that were heard of.
     changed: watch::Sender<()>,
     /// Links that were refused.
@@ -74,67 +49,132 @@ pub(crate) struct Hub {
     pub(crate) watching: Watching,
 }
 
-impl Default for Hub {
-    fn default() -> Self {
+impl Hub {
+    /// No links yet.
+    pub(crate) fn new(bridge: Bridge<Place>) -> Self {
         Self {
+            bridge: Mutex::new(bridge),
             links: RwLock::default(),
+            stirred: Notify::new(),
+            heard_of_peers: Notify::new(),
+            revision: AtomicU64::new(0),
             changed: watch::Sender::new(()),
             refused: Mutex::new(Seldom::new(REFUSALS_PAUSE)),
             configured: Mutex::default(),
             watching: Watching::default(),
         }
     }
-}
 
-impl Hub {
-    /// The record of a peer changed; `from` is the member that said so.
-    pub(crate) fn record(&self, peer: PeerId, from: Option<&PeerId>) {
+    /// The record of a peer changed, which offers these services, or did.
+    pub(crate) fn record(&self, peer: PeerId, services: &[Key], origin: Origin) {
         self.watching.changed(peer);
-        let links = self.links.read();
-        for member in push_to(&peer, from, links.keys()) {
-            if let Some((_, mailbox)) = links.get(member) {
-                mailbox.put(|outbox| outbox.record(peer));
-            }
-        }
+        self.tell(|bridge| bridge.record(peer, services, origin));
     }
 
-    /// The presence of a peer at this server changed.
-    pub(crate) fn presence(&self, peer: PeerId) {
+    /// The record of a member, or of this one, changed.
+    pub(crate) fn record_of_member(&self, member: PeerId) {
+        self.tell(|bridge| bridge.record_of_member(member));
+    }
+
+    /// The presence of a peer changed.
+    pub(crate) fn presence(&self, peer: PeerId, services: &[Key], origin: Origin) {
         self.watching.changed(peer);
-        for (_, mailbox) in self.links.read().values() {
-            mailbox.put(|outbox| outbox.presence(peer));
+        self.tell(|bridge| bridge.presence(peer, services, origin));
+    }
+
+    /// Lets the bridge have something to tell, and wakes the links that tell it.
+    pub(crate) fn tell<T>(&self, what: impl FnOnce(&mut Bridge<Place>) -> T) -> T {
+        let (told, ready) = {
+            let mut bridge = self.bridge.lock();
+            let told = what(&mut bridge);
+            (told, bridge.ready())
+        };
+        let mut ready = ready.peekable();
+        if ready.peek().is_some() {
+            let links = self.links.read();
+            ready.filter_map(|member| links.get(&member)).for_each(|(_, mailbox)| mailbox.wake());
         }
+        told
+    }
+
+    /// What is to be told next over a link, if that is the link with the member.
+    pub(super) fn next(&self, member: &PeerId, ticket: LinkTicket, most: usize) -> Option<(u64, Next)> {
+        let mut bridge = self.bridge.lock();
+        let is_current = self.links.read().get(member).is_some_and(|(current, _)| *current == ticket);
+        if is_current { bridge.next(member, most) } else { None }
+    }
+
+    /// Whether nothing waits for a member.
+    pub(super) fn has_told(&self, member: &PeerId) -> bool {
+        self.bridge.lock().has_told(member)
+    }
+
+    /// Asks a member; `None` if it can't be asked now.
+    pub(super) fn ask(
+        &self,
+        member: &PeerId,
+        question: wire::bridge_question::Question,
+    ) -> Option<oneshot::Receiver<wire::BridgeAnswer>> {
+        let mailbox = self.links.read().get(member).map(|(_, mailbox)| Arc::clone(mailbox))?;
+        mailbox.ask(question)
+    }
+
+    /// The number of what this server says as a home now.
+    pub(super) fn next_revision(&self, now: UnixMillis) -> u64 {
+        let next = |last: u64| Some((last + 1).max(now.0));
+        let last = self.revision.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        last.map_or(now.0, |last| (last + 1).max(now.0))
     }
 
     /// A link is up. The one it replaces is cut.
-    pub(super) fn join(&self, peer: PeerId, ticket: LinkTicket) -> Arc<Mailbox> {
-        let mailbox = Arc::<Mailbox>::default();
+    pub(super) fn join(
+        &self,
+        peer: PeerId,
+        ticket: LinkTicket,
+        said: &Introduction,
+        now: Instant,
+    ) -> (Arc<Mailbox>, Says) {
+        let (mailbox, says) = Mailbox::new();
+        let mailbox = Arc::new(mailbox);
+        let mut bridge = self.bridge.lock();
         let old = self.links.write().insert(peer, (ticket, Arc::clone(&mailbox)));
         if let Some((_, old)) = old {
-            old.cut.cancel();
+            old.replace();
         }
-        mailbox
+        bridge.linked(peer, said, now);
+        (mailbox, says)
     }
 
-    /// A link ended.
-    pub(super) fn leave(&self, peer: &PeerId, ticket: LinkTicket) {
+    /// A link ended, whose member had been silent for so long.
+    pub(super) fn leave(&self, peer: &PeerId, ticket: LinkTicket, silent_for: Duration, now: Instant) {
+        let mut bridge = self.bridge.lock();
         let mut links = self.links.write();
         if links.get(peer).is_some_and(|(current, _)| *current == ticket) {
             links.remove(peer);
+            bridge.unlinked(peer, silent_for, now);
         }
     }
 
     /// The members, or the links with them, are not what they were.
     pub(super) fn members_changed(&self) {
-        for (_, mailbox) in self.links.read().values() {
-            mailbox.put(Outbox::members);
-        }
+        self.tell(Bridge::members_changed);
+        self.stir();
         self.changed.send_replace(());
     }
 
     /// Somebody was heard of: only who dials has to know.
     pub(super) fn heard_of_members(&self) {
         self.changed.send_replace(());
+    }
+
+    /// The ring is to be looked at now.
+    pub(crate) fn stir(&self) {
+        self.stirred.notify_one();
+    }
+
+    /// Resolves when the ring is to be looked at.
+    pub(super) async fn stirred(&self) {
+        self.stirred.notified().await;
     }
 
     /// A link was refused. Returns how many were since this was last logged, when it may be again.

@@ -1,26 +1,32 @@
 //! A link that is up: one half tells, the other listens; the first to end ends it.
 //!
-//! Invariant: while a link is open the directory has it as the one link with its member, and the hub its mailbox; when it
-//! ends both forget it, unless a newer one took its place.
+//! Invariants: while a link is open the directory has it as the one link with its member, and the hub its mailbox; when it
+//! ends both forget it, unless a newer one took its place. Batches are applied in the order of their numbers, and what was not
+//! acknowledged goes out again over the next link.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use p2psb_proto::error::{Failure, Reason, reason_of};
-use p2psb_proto::model::PeerId;
-use p2psb_proto::wire::common::v1::SignedRecord;
+use p2psb_proto::model::time::{duration_from_wire, duration_to_wire};
+use p2psb_proto::model::{PeerId, limits};
 use p2psb_proto::wire::rendezvous::v1 as wire;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tonic::Status;
 
-use super::batch;
 use super::frame::Frame;
-use super::handshake::{Inbound, Outbound};
-use super::hub::Mailbox;
-use crate::core::directory::Directory;
+use super::handshake::{Inbound, Outbound, Theirs};
+use super::hearing::{self, Hearing};
+use super::mailbox::{Mailbox, Says};
+use super::{asking, batch};
+use crate::core::bridge::Mark;
+use crate::core::delivery::{ACKNOWLEDGE_AFTER, Arrived, OutOfWindow};
 use crate::core::members::{DialedBy, LinkRefused, LinkTicket};
 use crate::core::presence::{MARK_INTERVAL, MARKS_MISSED};
+use crate::core::ring::Introduction;
 use crate::node::Node;
 
 /// Batches with at most so many statements are verified at once; larger ones beside the runtime.
@@ -55,41 +61,61 @@ pub(super) struct Link {
     ticket: LinkTicket,
     mailbox: Arc<Mailbox>,
     since: Instant,
+    arrived: Mutex<Arrived<wire::BridgeBatch>>,
+    /// The other end waits to hear what arrived.
+    owes: Notify,
+    /// When nothing waited to be told.
+    complete_at: Mutex<Instant>,
 }
 
 impl Link {
     /// Makes a link with a member that proved itself the one link with it.
     pub(super) fn open(
         node: &Arc<Node>,
-        peer: PeerId,
         dialed_by: DialedBy,
         seq: u64,
-        record: SignedRecord,
-    ) -> Result<Self, Failure> {
-        node.merge(record, peer)?;
+        theirs: Theirs,
+    ) -> Result<(Self, Says), Failure> {
+        let peer = theirs.peer;
+        node.merge(theirs.record, peer)?;
+        let operator = hearing::operator(node, &peer);
+        let Theirs { boot, up_for, oldest_up_for, .. } = theirs;
+        let said = Introduction { operator, boot, up_for, oldest_up_for };
         let now = node.now().mono;
-        let (ticket, mailbox) = {
+        let (ticket, (mailbox, says)) = {
             let mut directory = node.directory.write();
             let linked = directory.members.link(peer, dialed_by, seq, now)?;
-            directory.presence.begin(peer, now);
-            (linked.ticket, node.hub.join(peer, linked.ticket))
+            directory.presence.linked(peer, now);
+            (linked.ticket, node.hub.join(peer, linked.ticket, &said, now))
         };
-        {
-            let directory = node.directory.read();
-            mailbox.fill(directory.table.peers(), directory.sessions.present(now));
-        }
         node.hub.members_changed();
         node.hub.watching.home_changed(&peer);
         metrics::counter!("rendezvous_links_total").increment(1);
         tracing::info!(member = %peer, dialed_by = ?dialed_by, "linked");
-        Ok(Self { node: Arc::clone(node), peer, ticket, mailbox, since: Instant::now() })
+        let since = Instant::now();
+        let link = Self {
+            node: Arc::clone(node),
+            peer,
+            ticket,
+            mailbox,
+            since,
+            arrived: Mutex::default(),
+            owes: Notify::new(),
+            complete_at: Mutex::new(since),
+        };
+        Ok((link, says))
     }
 
     /// Keeps the link until it ends. `first` came with the handshake.
-    pub(super) async fn run(self, first: Option<Frame>, inbound: Inbound, outbound: Outbound) -> Ended {
+    pub(super) async fn run(
+        self,
+        first: Option<Frame>,
+        inbound: Inbound,
+        (outbound, says): (Outbound, Says),
+    ) -> Ended {
         let result = tokio::select! {
             result = self.listen(first, inbound) => result,
-            result = self.tell(&outbound) => result,
+            result = self.tell(&outbound, says) => result,
             () = self.mailbox.replaced() => Err(LinkRefused::Duplicate.into()),
         };
         let (peer, held) = (self.peer, self.since.elapsed());
@@ -103,33 +129,52 @@ impl Link {
         Ended { peer, held, reason }
     }
 
-    /// Tells all there is, then what changes, with a mark every 5 s.
-    async fn tell(&self, outbound: &Outbound) -> Result<(), Failure> {
+    /// Tells what there is to tell, what is to be said at once, and a mark every 5 s. The first frame is a mark: it shows a dialer
+    /// that its proof was accepted.
+    async fn tell(&self, outbound: &Outbound, mut says: Says) -> Result<(), Failure> {
         let mut marks = interval(MARK_INTERVAL);
         marks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut synced = false;
+        self.send(outbound, self.mark()).await?;
         loop {
-            if let Some(batch) = batch::next(&self.node, &self.mailbox) {
-                self.send(outbound, Frame::Batch(batch)).await?;
-            } else if !synced {
-                synced = true;
-                let last = wire::BridgeBatch { synced, ..wire::BridgeBatch::default() };
-                self.send(outbound, Frame::Batch(last)).await?;
-            } else {
-                tokio::select! {
-                    () = self.mailbox.filled() => {}
-                    _ = marks.tick() => self.mark(outbound).await?,
-                    () = self.node.drain.begun() => return self.drain(outbound).await,
-                }
-            }
+            let frame = tokio::select! {
+                _ = marks.tick() => self.mark(),
+                () = self.owes.notified() => self.mark(),
+                Some(frame) = says.recv() => frame,
+                batch = self.next_batch() => Frame::Batch(batch),
+                () = self.node.drain.begun() => return self.drain(outbound).await,
+            };
+            self.send(outbound, frame).await?;
         }
     }
 
-    async fn mark(&self, outbound: &Outbound) -> Result<(), Failure> {
-        let sessions = self.node.sessions.lock().total();
-        let sessions = u64::try_from(sessions).unwrap_or(u64::MAX);
-        let mark = wire::BridgeMark { time: Some(self.node.now().wall.to_wire()), sessions };
-        self.send(outbound, Frame::Mark(mark)).await
+    /// The next batch, once there is one.
+    async fn next_batch(&self) -> wire::BridgeBatch {
+        loop {
+            if let Some(batch) = batch::next(&self.node, &self.peer, self.ticket) {
+                return batch;
+            }
+            if self.node.hub.has_told(&self.peer) {
+                *self.complete_at.lock() = Instant::now();
+            }
+            self.mailbox.filled().await;
+        }
+    }
+
+    fn mark(&self) -> Frame {
+        let received = self.arrived.lock().acknowledge();
+        let sessions = u64::try_from(self.node.sessions.lock().total()).unwrap_or(u64::MAX);
+        let is_complete = self.node.hub.has_told(&self.peer);
+        let mark = self.node.hub.bridge.lock().mark(&self.peer, received, sessions);
+        let age = if is_complete { Duration::ZERO } else { self.complete_at.lock().elapsed() };
+        Frame::Mark(wire::BridgeMark {
+            time: Some(self.node.now().wall.to_wire()),
+            sessions,
+            sent: mark.sent,
+            received,
+            finished: mark.finished,
+            ring_digest: mark.ring_digest,
+            as_of_age: Some(duration_to_wire(age)),
+        })
     }
 
     async fn send(&self, outbound: &Outbound, frame: Frame) -> Result<(), Failure> {
@@ -144,10 +189,10 @@ impl Link {
     async fn drain(&self, outbound: &Outbound) -> Result<(), Failure> {
         let until = Instant::now() + DRAIN_GRACE;
         while Instant::now() < until {
-            while let Some(batch) = batch::next(&self.node, &self.mailbox) {
+            while let Some(batch) = batch::next(&self.node, &self.peer, self.ticket) {
                 self.send(outbound, Frame::Batch(batch)).await?;
             }
-            if self.node.sessions.lock().total() == 0 && self.mailbox.is_empty() {
+            if self.node.sessions.lock().total() == 0 && self.node.hub.has_told(&self.peer) {
                 break;
             }
             tokio::time::sleep(DRAIN_CHECK).await;
@@ -156,9 +201,8 @@ impl Link {
     }
 
     async fn listen(&self, first: Option<Frame>, mut inbound: Inbound) -> Result<(), Failure> {
-        let mut synced = false;
         if let Some(frame) = first {
-            self.heard(frame, &mut synced).await?;
+            self.heard(frame).await?;
         }
         loop {
             match timeout(MARKS_MISSED, inbound.next()).await {
@@ -166,30 +210,30 @@ impl Link {
                 Ok(None) => return Ok(()),
                 Ok(Some(Err(status))) => return Err(from_stream(&status)),
                 Ok(Some(Ok(None))) => {}
-                Ok(Some(Ok(Some(frame)))) => self.heard(frame, &mut synced).await?,
+                Ok(Some(Ok(Some(frame)))) => self.heard(frame).await?,
             }
         }
     }
 
-    async fn heard(&self, frame: Frame, synced: &mut bool) -> Result<(), Failure> {
-        self.node.directory.write().members.heard(&self.peer, self.node.now().mono);
+    async fn heard(&self, frame: Frame) -> Result<(), Failure> {
+        let now = self.node.now().mono;
+        self.node.directory.write().members.heard(&self.peer, now);
         match frame {
-            Frame::Mark(_) if *synced => {
-                self.say(|directory, now| directory.presence.mark(&self.peer, now));
-            }
-            Frame::Mark(_) => {}
+            Frame::Mark(mark) => self.marked(&mark, now),
             Frame::Batch(batch) => {
-                batch::check(&batch)?;
-                let last = batch.synced;
-                self.apply(batch).await?;
-                if last && !*synced {
-                    *synced = true;
-                    self.say(|directory, now| directory.presence.synced(&self.peer, now));
-                    // Whom it did not name again is gone.
-                    self.node.hub.watching.home_changed(&self.peer);
-                    tracing::debug!(member = %self.peer, "knows all the member knows");
+                hearing::check(&batch)?;
+                let batches = self.arrived.lock().take(batch.number, batch, now).map_err(out_of_window)?;
+                for batch in batches {
+                    self.apply(batch).await?;
+                }
+                if self.arrived.lock().unacknowledged() >= ACKNOWLEDGE_AFTER {
+                    self.owes.notify_one();
                 }
             }
+            Frame::Question(question) => {
+                self.mailbox.say(Frame::Answer(asking::answer(&self.node, &question)))
+            }
+            Frame::Answer(answer) => self.mailbox.answered(answer),
             Frame::Hello(_) | Frame::Authenticate(_) => {
                 return Err(Failure::new(Reason::UnexpectedMessage, "the link is open already"));
             }
@@ -197,29 +241,50 @@ impl Link {
         Ok(())
     }
 
-    /// Takes the member's word, unless another link took the place of this one.
-    fn say(&self, said: impl FnOnce(&mut Directory, std::time::Instant)) {
-        let now = self.node.now().mono;
+    /// Takes the member's mark, unless another link took the place of this one.
+    fn marked(&self, said: &wire::BridgeMark, now: std::time::Instant) {
+        let age = duration_from_wire(said.as_of_age.as_ref()).min(limits::RECORD_LIFETIME);
+        let as_of = now.checked_sub(age).unwrap_or(now);
         let mut directory = self.node.directory.write();
-        if directory.members.is_current(&self.peer, self.ticket) {
-            said(&mut directory, now);
+        if !directory.members.is_current(&self.peer, self.ticket) {
+            return;
         }
+        directory.presence.mark(&self.peer, said.sessions, as_of);
+        let heard = Mark {
+            sent: said.sent,
+            received: said.received,
+            sessions: said.sessions,
+            finished: said.finished,
+            ring_digest: said.ring_digest,
+        };
+        self.node.hub.tell(|bridge| {
+            bridge.marked(self.peer, &heard);
+            // Of homes that only the other end hears it is known a mark of theirs later.
+            let through = as_of.checked_sub(MARK_INTERVAL).unwrap_or(as_of);
+            let ring = bridge.ring();
+            let own = bridge.own();
+            let only_there =
+                |home: &PeerId| !ring.are_linked(&own, home) && ring.are_linked(&self.peer, home);
+            directory.presence.mark_through(only_there, through);
+        });
     }
 
     async fn apply(&self, batch: wire::BridgeBatch) -> Result<(), Failure> {
-        let (node, home, link) = (Arc::clone(&self.node), self.peer, self.ticket);
-        let applied = if batch.records.len() + batch.presence.len() + batch.members.len() <= SMALL_BATCH {
-            batch::apply(&node, home, link, batch)
+        let (node, from, link) = (Arc::clone(&self.node), self.peer, self.ticket);
+        let is_small = hearing::size(&batch) <= SMALL_BATCH;
+        let hear = move || Hearing { node: &node, from, link }.take(batch);
+        let heard = if is_small {
+            hear()
         } else {
-            tokio::task::spawn_blocking(move || batch::apply(&node, home, link, batch))
+            tokio::task::spawn_blocking(hear)
                 .await
                 .map_err(|error| Failure::new(Reason::Internal, format!("a batch was not taken: {error}")))?
         };
-        if applied.new_members {
+        if heard.new_members {
             self.node.hub.heard_of_members();
         }
-        if let Some(failure) = applied.first {
-            let count = u64::try_from(applied.refused).unwrap_or(u64::MAX);
+        if let Some(failure) = heard.first {
+            let count = u64::try_from(heard.refused).unwrap_or(u64::MAX);
             metrics::counter!("rendezvous_bridged_refused_total").increment(count);
             tracing::debug!(member = %self.peer, count, reason = %failure.reason, problem = failure.message, "passed over what proves nothing");
         }
@@ -227,11 +292,22 @@ impl Link {
     }
 }
 
+fn out_of_window(error: OutOfWindow) -> Failure {
+    Failure::new(Reason::UnexpectedMessage, error.to_string())
+}
+
 impl Drop for Link {
     fn drop(&mut self) {
-        let was_current = self.node.directory.write().members.unlink(&self.peer, self.ticket);
+        self.mailbox.end();
+        let now = self.node.now().mono;
+        let (was_current, silent_for) = {
+            let mut directory = self.node.directory.write();
+            let heard = directory.members.view(&self.peer).and_then(|member| member.heard);
+            let silent_for = heard.map(|heard| now.saturating_duration_since(heard)).unwrap_or_default();
+            (directory.members.unlink(&self.peer, self.ticket), silent_for)
+        };
         if was_current {
-            self.node.hub.leave(&self.peer, self.ticket);
+            self.node.hub.leave(&self.peer, self.ticket, silent_for, now);
             self.node.hub.members_changed();
             self.node.hub.watching.home_changed(&self.peer);
         }

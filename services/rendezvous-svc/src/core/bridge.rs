@@ -77,6 +77,18 @@ impl<C: Clone + Ord> Bridge<C> {
         }
     }
 
+    /// A server that bridges with nobody: it waits for nobody to tell it what it owns.
+    #[must_use]
+    pub fn alone(self, now: Instant) -> Self {
+        Self { syncing: Syncing::new(Duration::ZERO, Duration::ZERO, now), ..self }
+    }
+
+    /// This member.
+    #[must_use]
+    pub const fn own(&self) -> PeerId {
+        self.own
+    }
+
     /// What to say when a link opens.
     #[must_use]
     pub fn introduction(&self, now: Instant) -> Introduction {
@@ -105,6 +117,11 @@ impl<C: Clone + Ord> Bridge<C> {
         self.ring.unlinked(peer, silent_for, now);
         self.telling.unlinked(peer);
         self.others.remove(peer);
+    }
+
+    /// The members, or the links with them, are not what they were.
+    pub fn members_changed(&mut self) {
+        self.telling.put_all(Outbox::members);
     }
 
     /// A linked member says how another one stands, whose own record names `operator`.
@@ -142,6 +159,22 @@ impl<C: Clone + Ord> Bridge<C> {
     /// The record of a peer changed, which offers these services, or did.
     pub fn record(&mut self, peer: PeerId, services: &[Key], origin: Origin) {
         self.telling.record(peer, services, origin, &self.view, &self.ring);
+        for member in self.subscribers.of(&peer) {
+            if origin != Origin::Member(member) {
+                self.telling.put(member, |outbox| outbox.record(peer));
+            }
+        }
+    }
+
+    /// The record of a member, or of this one, changed. Every member has to have it: whoever has no link with that member hears it
+    /// from those that have.
+    pub fn record_of_member(&mut self, member: PeerId) {
+        let others: Vec<PeerId> = self.others.keys().filter(|other| **other != member).copied().collect();
+        for other in others {
+            if member == self.own || !self.ring.are_linked(&other, &member) {
+                self.telling.put(other, |outbox| outbox.record(member));
+            }
+        }
     }
 
     /// The presence of a peer changed.
@@ -154,14 +187,17 @@ impl<C: Clone + Ord> Bridge<C> {
         }
     }
 
-    /// A member wants to hear of a peer, or does no longer. The answer is the peer's presence, whatever it is.
+    /// A member wants to hear of a peer, or does no longer. The answer is the peer's record and presence, whatever they are.
     pub fn subscribed(&mut self, by: PeerId, peer: PeerId, wanted: bool) -> Result<(), TooManySubscriptions> {
         if !wanted {
             self.subscribers.unsubscribe(&by, &peer);
             return Ok(());
         }
         self.subscribers.subscribe(by, peer)?;
-        self.telling.put(by, |outbox| outbox.presence(peer));
+        self.telling.put(by, |outbox| {
+            outbox.record(peer);
+            outbox.presence(peer);
+        });
         Ok(())
     }
 
@@ -222,23 +258,37 @@ impl<C: Clone + Ord> Bridge<C> {
         self.telling.next(member, most)
     }
 
-    /// Where is the peer with this key? `found` is what this member itself would answer for it, if the peer is here or this
-    /// member holds its record.
+    /// Whether this member's own word about the peer with this key counts: it owns it, or follows it for somebody.
+    #[must_use]
+    pub fn knows(&self, peer: &PeerId, key: Key) -> bool {
+        self.counts_for(key) || self.interest.is_settled(peer)
+    }
+
+    /// Whether this member owns a peer.
+    #[must_use]
+    pub fn owns(&self, peer: &PeerId) -> bool {
+        self.view.owns(Key::peer(peer))
+    }
+
+    /// Whether it owns a key, or did a moment ago.
+    fn counts_for(&self, key: Key) -> bool {
+        self.view.to_tell(key).any(|owner| owner == self.own)
+    }
+
+    /// Where is the peer with this key? `found` is what this member itself would answer for it; it counts if `knows`.
     #[must_use]
     pub fn lookup<T: Clone>(
         &self,
         key: Key,
-        found: Option<Answer<T>>,
+        (found, knows): (Option<Answer<T>>, bool),
         timing: (Patience, Instant),
     ) -> Lookup<T> {
-        let owns = self.view.to_tell(key).any(|owner| owner == self.own);
-        let by_home = matches!(found, Some(Answer::Found { by_home: true, .. }));
         let (finished, knowledge) = (self.syncing.is_finished(), self.syncing.knowledge(timing.1));
         let own = match found {
-            Some(found) if owns || by_home => Some(found),
+            Some(found) if knows => Some(found),
             // What is left from when this member owned it may be old.
             Some(_) => None,
-            None => owns.then_some(Answer::Unknown { finished, knowledge }),
+            None => self.counts_for(key).then_some(Answer::Unknown { finished, knowledge }),
         };
         let reach = |member: &PeerId| self.others.get(member).map(|other| other.finished);
         Lookup::new(key, &self.view, own, reach, timing)
@@ -247,8 +297,7 @@ impl<C: Clone + Ord> Bridge<C> {
     /// Whether what this member does not know of `key` counts as unknown, and how far back its knowledge reaches.
     #[must_use]
     pub fn ignorance(&self, key: Key, now: Instant) -> (bool, Duration) {
-        let owns = self.view.to_tell(key).any(|owner| owner == self.own);
-        (owns && self.syncing.is_finished(), self.syncing.knowledge(now))
+        (self.counts_for(key) && self.syncing.is_finished(), self.syncing.knowledge(now))
     }
 
     /// The ring as this member sees it.
@@ -285,6 +334,24 @@ impl<C: Clone + Ord> Bridge<C> {
     #[must_use]
     pub const fn is_finished(&self) -> bool {
         self.syncing.is_finished()
+    }
+
+    /// Whether a member hears of this peer because it asked for that, whoever owns it.
+    #[must_use]
+    pub fn is_subscribed(&self, member: &PeerId, peer: &PeerId) -> bool {
+        self.subscribers.has(member, peer)
+    }
+
+    /// Whether everybody was told what it owns.
+    #[must_use]
+    pub fn is_walk_over(&self) -> bool {
+        self.telling.is_walk_over()
+    }
+
+    /// Whether nothing waits for a member.
+    #[must_use]
+    pub fn has_told(&self, member: &PeerId) -> bool {
+        self.telling.has_told(member)
     }
 
     /// Whether every linked member has all that it is to know.

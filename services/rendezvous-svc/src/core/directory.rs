@@ -36,6 +36,9 @@ pub struct Capacity {
 /// After how long somebody who asked for a peer that was seen may ask again: it may be back any moment.
 pub const OFFLINE_RETRY: Duration = Duration::from_secs(10);
 
+/// After how long somebody may ask again for whom not enough owners could be asked.
+pub const INCOMPLETE_RETRY: Duration = Duration::from_secs(1);
+
 /// No valid record of the peer is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotLocated {
@@ -139,6 +142,12 @@ impl Directory {
         }
     }
 
+    /// This server.
+    #[must_use]
+    pub const fn own(&self) -> PeerId {
+        self.own
+    }
+
     /// Where is this peer?
     pub fn locate(&self, peer: &PeerId, now: Now) -> Result<Located, NotLocated> {
         match self.table.valid(peer, now.wall) {
@@ -205,22 +214,22 @@ impl Directory {
     }
 
     fn presence_of(&self, peer: &PeerId, entry: &Entry, now: Now) -> Answer {
-        match self.view(peer, now) {
-            Some(view) => Answer {
-                state: view.state,
-                last_seen: now.wall_at(view.last_seen),
-                as_of: now.wall_at(view.as_of),
-                source: view.source,
-                home: Some(view.home),
-            },
-            None => Answer {
-                state: PresenceState::Offline,
-                last_seen: entry.issued().min(now.wall),
-                as_of: now.wall,
-                source: PresenceSource::Record,
-                home: None,
-            },
-        }
+        presence(self.view(peer, now), entry.issued(), now)
+    }
+
+    /// Whether some home has said how the peer is.
+    #[must_use]
+    pub fn is_spoken_of(&self, peer: &PeerId, now: Now) -> bool {
+        self.view(peer, now).is_some()
+    }
+
+    /// Whether this server hears the peer itself, so that nobody knows better: it has a session here, or a link as a member.
+    #[must_use]
+    pub fn is_here(&self, peer: &PeerId, now: Now) -> bool {
+        let stated = self.sessions.stated(peer, now.mono);
+        *peer == self.own
+            || self.members.is_linked(peer)
+            || stated.is_some_and(|stated| stated.state == PresenceState::Online)
     }
 
     /// What is believed of a peer: by its session here, by a link with it, or by the word of another home.
@@ -256,6 +265,27 @@ impl Directory {
     }
 }
 
+/// What is said of a peer whose record was signed at `issued`, and of whom its homes say this.
+#[must_use]
+pub fn presence(views: impl IntoIterator<Item = View>, issued: UnixMillis, now: Now) -> Answer {
+    match views.into_iter().reduce(View::better) {
+        Some(view) => Answer {
+            state: view.state,
+            last_seen: now.wall_at(view.last_seen),
+            as_of: now.wall_at(view.as_of),
+            source: view.source,
+            home: Some(view.home),
+        },
+        None => Answer {
+            state: PresenceState::Offline,
+            last_seen: issued.min(now.wall),
+            as_of: now.wall,
+            source: PresenceSource::Record,
+            home: None,
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use p2psb_proto::model::PeerStatement;
@@ -263,7 +293,7 @@ mod tests {
     use super::*;
     use crate::core::ledger::Bringer;
     use crate::core::members::DialedBy;
-    use crate::core::presence::Statement;
+    use crate::core::presence::{Said, Statement};
     use crate::core::session::Ending;
     use crate::core::testing::{T0, Time, item, peer, record, shares, withdrawal};
 
@@ -319,15 +349,22 @@ mod tests {
         let (mut d, t) = (directory(), Time::start());
         know(&mut d, &record(1, 1, &[]));
         let now = t.at(0);
-        d.presence.begin(peer(MEMBER), now.mono);
-        let said = Statement {
+        let statement = Statement {
             session_seq: 1,
             state: PresenceState::Suspect,
             source: PresenceSource::Session,
             heard: now.mono,
             until: None,
         };
-        d.presence.state(peer(MEMBER), peer(1), said);
+        d.presence.state(Said {
+            home: peer(MEMBER),
+            peer: peer(1),
+            statement,
+            revision: 1,
+            proof: Bytes::new(),
+            as_of: now.mono,
+            is_direct: true,
+        });
         let opened = d.sessions.open(peer(1), 2, Bytes::new(), now.mono).unwrap();
         let found = d.locate(&peer(1), t.at(1)).unwrap().presence;
         assert_eq!((found.state, found.home), (PresenceState::Online, Some(peer(OWN))));

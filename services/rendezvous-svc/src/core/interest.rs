@@ -128,6 +128,12 @@ impl Interest {
         self.watched.get(peer).is_some_and(|watched| watched.posts.iter().any(|post| post.owner == *owner))
     }
 
+    /// Whether `peer` is watched, and an owner has said how it is.
+    #[must_use]
+    pub fn is_settled(&self, peer: &PeerId) -> bool {
+        self.watched.get(peer).is_some_and(|watched| watched.posts.iter().any(|post| post.answered))
+    }
+
     /// Whether anybody watches `peer`.
     #[must_use]
     pub fn is_watched(&self, peer: &PeerId) -> bool {
@@ -191,6 +197,12 @@ impl Subscribers {
         if members.is_empty() {
             self.of_peer.remove(peer);
         }
+    }
+
+    /// Whether a member wants to hear of `peer`.
+    #[must_use]
+    pub fn has(&self, member: &PeerId, peer: &PeerId) -> bool {
+        self.of_peer.get(peer).is_some_and(|members| members.contains(member))
     }
 
     /// A member restarted, or is gone.

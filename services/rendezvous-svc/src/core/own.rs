@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use p2psb_proto::model::peer::{Endorsement, ServiceOffer};
 use p2psb_proto::model::record::next_seq;
-use p2psb_proto::model::{Address, NetworkId, PeerRecord, ServiceName, UnixMillis};
+use p2psb_proto::model::{Address, NetworkId, PeerRecord, UnixMillis};
 
 /// The service under which rendezvous are found.
 pub const SERVICE: &str = "p2psb.rendezvous";
@@ -21,7 +21,7 @@ pub struct OwnRecord {
     /// Where this server can be dialed, best first.
     pub addresses: Vec<Address>,
     /// What it offers.
-    pub services: Vec<ServiceName>,
+    pub services: Vec<ServiceOffer>,
 }
 
 impl OwnRecord {
@@ -34,7 +34,7 @@ impl OwnRecord {
             issued: now,
             expires: now.plus(LIFETIME),
             addresses: self.addresses.clone(),
-            services: self.services.iter().cloned().map(ServiceOffer::new).collect(),
+            services: self.services.clone(),
             homes: Vec::new(),
             endorsements,
         }
@@ -50,8 +50,8 @@ mod tests {
 
     #[test]
     fn a_record_follows_what_others_hold_even_if_the_clock_went_back() {
-        let own =
-            OwnRecord { network: network(), addresses: Vec::new(), services: vec![SERVICE.parse().unwrap()] };
+        let services = vec![ServiceOffer::new(SERVICE.parse().unwrap())];
+        let own = OwnRecord { network: network(), addresses: Vec::new(), services };
         assert_eq!(own.next(Vec::new(), 5, T0).seq, T0.0);
         let record = own.next(Vec::new(), T0.0 + 10, T0);
         assert_eq!(record.seq, T0.0 + 11);

@@ -2,25 +2,27 @@
 //!
 //! Invariants:
 //! - A statement stands for its home's own session only, and the home alone can change it: one statement for each (peer,
-//!   home), the one of the higher `session_seq`, or the later one of the same session.
+//!   home), the one of the higher `session_seq`, or the later one of the same session. Who passes it on changes nothing.
 //! - How fresh a statement is follows from its home's last mark. A home that is silent for longer than [`MARKS_MISSED`] is
-//!   not believed that its peers are there, only that they may be back; after [`HOME_LOSS_GRACE`] they are OFFLINE.
+//!   not believed that its peers are there, only that they may be back; after its grace they are OFFLINE.
 //! - When there is no room, whoever went is forgotten for one that is there, the one heard longest ago first.
 //! - After a home has said all it knows, what it did not say again is OFFLINE.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use p2psb_proto::model::PeerId;
 use p2psb_proto::model::presence::{PresenceSource, PresenceState, aliveness};
 
+use super::homes::home_loss_grace;
 use super::session::REMEMBERED;
 
 /// How often a member sends a mark.
 pub const MARK_INTERVAL: Duration = Duration::from_secs(5);
 /// Without a mark for so long, three of them, ONLINE becomes SUSPECT.
 pub const MARKS_MISSED: Duration = Duration::from_secs(15);
-/// Without a mark for so long everybody at that home is OFFLINE.
+/// Without a mark for so long everybody at that home is OFFLINE, at the earliest.
 pub const HOME_LOSS_GRACE: Duration = Duration::from_secs(90);
 
 /// One home's word about one of its peers. Whoever makes one has verified the peer's proof, or asked [`Presence::knows`].
@@ -36,6 +38,25 @@ pub struct Statement {
     pub heard: Instant,
     /// When a registration ends.
     pub until: Option<Instant>,
+}
+
+/// A statement on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Whose word it is.
+    pub home: PeerId,
+    /// Of whom.
+    pub peer: PeerId,
+    /// What.
+    pub statement: Statement,
+    /// Of what a home says of one session the higher one counts.
+    pub revision: u64,
+    /// The wire form of the peer's proof of its session, which convinces others.
+    pub proof: Bytes,
+    /// Up to when the home was heard by who says so.
+    pub as_of: Instant,
+    /// The home itself says so, over its link with this server.
+    pub is_direct: bool,
 }
 
 /// What follows for a peer from all its homes.
@@ -62,19 +83,39 @@ impl View {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Heard {
     home: PeerId,
     /// In which telling of the home.
     telling: u64,
     statement: Statement,
+    revision: u64,
+    proof: Bytes,
+}
+
+impl Heard {
+    /// Whether what is said anew is older than this: it is of an earlier session, or was overtaken. After the end of a session
+    /// any other may follow, and nothing is older than what the home has not said again since it began to tell all.
+    fn outlives(&self, said: &Said, telling: u64) -> bool {
+        let (old, new) = (&self.statement, &said.statement);
+        if said.is_direct && self.telling != telling {
+            return false;
+        }
+        let is_earlier = new.session_seq < old.session_seq;
+        if is_earlier && said.is_direct && new.source == old.source && old.state == PresenceState::Offline {
+            return said.revision < self.revision;
+        }
+        new.source == old.source && (new.session_seq, said.revision) < (old.session_seq, self.revision)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Home {
     as_of: Instant,
-    /// Counts the links with this home: each begins with all it knows.
+    /// Counts how often this home began to tell all it knows.
     telling: u64,
+    /// Without a mark for so long its peers are OFFLINE.
+    grace: Duration,
 }
 
 /// See the module.
@@ -98,30 +139,51 @@ impl Presence {
         Self { homes, peers, offline, statements: 0, limit, suspect_after }
     }
 
-    /// A link with a home is up, and begins with all that the home knows.
-    pub fn begin(&mut self, home: PeerId, now: Instant) {
-        let entry = self.homes.entry(home).or_insert(Home { as_of: now, telling: 0 });
-        entry.telling += 1;
+    /// A link with a home is up: it is alive.
+    pub fn linked(&mut self, home: PeerId, now: Instant) {
+        self.home(home, now);
     }
 
-    /// The home says: what I told you is complete up to now.
-    pub fn mark(&mut self, home: &PeerId, now: Instant) {
+    fn home(&mut self, home: PeerId, as_of: Instant) -> &mut Home {
+        self.homes.entry(home).or_insert(Home { as_of, telling: 0, grace: HOME_LOSS_GRACE })
+    }
+
+    /// From here on a home tells all that it says of peers that this server owns.
+    pub fn begin(&mut self, home: PeerId, now: Instant) {
+        self.home(home, now).telling += 1;
+    }
+
+    /// What the home told is complete up to `as_of`; it holds so many sessions.
+    pub fn mark(&mut self, home: &PeerId, sessions: u64, as_of: Instant) {
         if let Some(home) = self.homes.get_mut(home) {
-            home.as_of = now;
+            home.as_of = home.as_of.max(as_of);
+            home.grace = home_loss_grace(sessions);
         }
     }
 
-    /// The home has said all it knows. Whom it did not name is not there any more.
-    pub fn synced(&mut self, home: &PeerId, now: Instant) {
-        self.mark(home, now);
-        let Some(telling) = self.homes.get(home).map(|home| home.telling) else { return };
+    /// Others hear the home, and pass on what it says: of those that `hears` names that is so up to `as_of`.
+    pub fn mark_through(&mut self, hears: impl Fn(&PeerId) -> bool, as_of: Instant) {
+        for (_, home) in self.homes.iter_mut().filter(|(home, _)| hears(home)) {
+            home.as_of = home.as_of.max(as_of);
+        }
+    }
+
+    /// The home has told all it says of peers whom this server owns, as `owns` knows. Of those whom it did not name, what it said
+    /// is over. Returns who went with that.
+    pub fn synced(&mut self, home: &PeerId, owns: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
+        let Some(telling) = self.homes.get(home).map(|home| home.telling) else { return Vec::new() };
+        let mut gone = Vec::new();
         for (peer, heards) in &mut self.peers {
-            for heard in heards.iter_mut().filter(|heard| heard.home == *home && heard.telling != telling) {
+            let of_home = heards.iter_mut().filter(|heard| heard.home == *home && heard.telling != telling);
+            for heard in of_home.filter(|heard| heard.statement.state != PresenceState::Offline && owns(peer))
+            {
                 heard.telling = telling;
                 heard.statement.state = PresenceState::Offline;
                 self.offline.insert((heard.statement.heard, *peer, *home));
+                gone.push(*peer);
             }
         }
+        gone
     }
 
     /// Whether this session of the peer was proven before, so that its proof needs no second look.
@@ -134,21 +196,23 @@ impl Presence {
         })
     }
 
-    /// A home speaks of a peer. Returns whether it was heard: it is not when it speaks of an older session than before, or
-    /// when there is no room: for a peer that is not OFFLINE another that is makes room.
-    pub fn state(&mut self, home: PeerId, peer: PeerId, statement: Statement) -> bool {
-        let Some(telling) = self.homes.get(&home).map(|home| home.telling) else { return false };
-        let new = Heard { home, telling, statement };
+    /// A home speaks of a peer. Returns whether that is news: it is not when something later is known, or when there is no
+    /// room: for a peer that is not OFFLINE another that is makes room.
+    pub fn state(&mut self, said: Said) -> bool {
+        let Said { home, peer, statement, revision, .. } = said;
+        let at_home = self.home(home, said.as_of);
+        if !said.is_direct {
+            at_home.as_of = at_home.as_of.max(said.as_of);
+        }
+        let telling = at_home.telling;
         let offline = statement.state == PresenceState::Offline;
+        let new = Heard { home, telling, statement, revision, proof: said.proof.clone() };
         let known = self.peers.get_mut(&peer).and_then(|all| all.iter_mut().find(|heard| heard.home == home));
-        match known {
-            Some(old) if is_older(&statement, &old.statement) => {
-                // It was spoken of at least: the session that is known replaced this one.
-                return false;
-            }
+        let before = match known {
+            Some(old) if old.outlives(&said, telling) => return false,
             Some(old) => {
                 self.offline.remove(&(old.statement.heard, peer, home));
-                *old = new;
+                Some(std::mem::replace(old, new).statement)
             }
             None => {
                 if self.statements >= self.limit && (offline || !self.make_room()) {
@@ -156,12 +220,24 @@ impl Presence {
                 }
                 self.peers.entry(peer).or_default().push(new);
                 self.statements += 1;
+                None
             }
-        }
+        };
         if offline {
             self.offline.insert((statement.heard, peer, home));
         }
-        true
+        // That it was heard since is said by the marks of its home.
+        before.is_none_or(|before| Statement { heard: statement.heard, ..before } != statement)
+    }
+
+    /// What homes say of a peer, with their proofs, as it can be passed on.
+    pub fn said(&self, peer: &PeerId) -> impl Iterator<Item = Said> {
+        let peer = *peer;
+        self.peers.get(&peer).into_iter().flatten().filter_map(move |heard| {
+            let Heard { home, statement, revision, ref proof, .. } = *heard;
+            let as_of = self.homes.get(&home)?.as_of;
+            Some(Said { home, peer, statement, revision, proof: proof.clone(), as_of, is_direct: false })
+        })
     }
 
     /// Forgets one that is OFFLINE. Returns whether there was any.
@@ -194,40 +270,34 @@ impl Presence {
         now: Instant,
     ) -> Option<Instant> {
         let changes = self.peers.get(peer)?.iter().flat_map(|heard| {
-            let silent = self.homes.get(&heard.home).filter(|_| !speaks(&heard.home)).map(|home| home.as_of);
-            let silent = silent.into_iter().flat_map(|at| [at + MARKS_MISSED, at + HOME_LOSS_GRACE]);
+            let silent = self.homes.get(&heard.home).filter(|_| !speaks(&heard.home));
+            let silent =
+                silent.into_iter().flat_map(|home| [home.as_of + MARKS_MISSED, home.as_of + home.grace]);
             silent.chain(heard.statement.until)
         });
         changes.filter(|at| *at > now).min()
     }
 
     fn of(&self, heard: &Heard, now: Instant) -> Option<View> {
-        let as_of = self.homes.get(&heard.home)?.as_of;
-        let Statement { state, source, heard: at, until, .. } = heard.statement;
-        let silent = now.saturating_duration_since(as_of);
-        let state = match state {
-            _ if silent >= HOME_LOSS_GRACE => PresenceState::Offline,
-            PresenceState::Online if until.is_some_and(|until| until <= now) => PresenceState::Offline,
-            PresenceState::Online if silent >= MARKS_MISSED => PresenceState::Suspect,
-            state => state,
-        };
-        // Heartbeats are not passed on; but whom the home calls ONLINE it has heard within this time.
-        let surely = match (state, source) {
-            (PresenceState::Online, PresenceSource::Session) => as_of.checked_sub(self.suspect_after),
-            _ => None,
-        };
-        let last_seen = surely.map_or(at, |surely| surely.max(at));
-        Some(View { state, source, last_seen, as_of, home: heard.home })
+        let Home { as_of, grace, .. } = *self.homes.get(&heard.home)?;
+        Some(follow(heard.home, &heard.statement, as_of, (grace, self.suspect_after), now))
+    }
+
+    /// What follows from a home's word that was just brought, and is not kept.
+    #[must_use]
+    pub fn follow(&self, said: &Said, now: Instant) -> View {
+        let grace = self.homes.get(&said.home).map_or(HOME_LOSS_GRACE, |home| home.grace);
+        follow(said.home, &said.statement, said.as_of, (grace, self.suspect_after), now)
     }
 
     /// Forgets statements nobody will ask for any more, and homes without any.
     pub fn sweep(&mut self, now: Instant) {
         let homes = &self.homes;
         let matters = |heard: &Heard| {
-            let silent_since = homes.get(&heard.home).map(|home| home.as_of);
+            let silent_since = homes.get(&heard.home);
             let offline = heard.statement.state == PresenceState::Offline
                 || heard.statement.until.is_some_and(|until| until <= now)
-                || silent_since.is_none_or(|since| now.saturating_duration_since(since) >= HOME_LOSS_GRACE);
+                || silent_since.is_none_or(|home| now.saturating_duration_since(home.as_of) >= home.grace);
             !offline || now.saturating_duration_since(heard.statement.heard) < REMEMBERED
         };
         let offline = &mut self.offline;
@@ -246,9 +316,29 @@ impl Presence {
     }
 }
 
-/// Whether `new` speaks of an older session than `old`. After the end of a session any other may follow.
-fn is_older(new: &Statement, old: &Statement) -> bool {
-    new.session_seq < old.session_seq && old.state != PresenceState::Offline && new.source == old.source
+/// What follows from the word of a home that was last heard at `as_of`.
+fn follow(
+    home: PeerId,
+    statement: &Statement,
+    as_of: Instant,
+    (grace, suspect_after): (Duration, Duration),
+    now: Instant,
+) -> View {
+    let Statement { state, source, heard: at, until, .. } = *statement;
+    let silent = now.saturating_duration_since(as_of);
+    let state = match state {
+        _ if silent >= grace => PresenceState::Offline,
+        PresenceState::Online if until.is_some_and(|until| until <= now) => PresenceState::Offline,
+        PresenceState::Online if silent >= MARKS_MISSED => PresenceState::Suspect,
+        state => state,
+    };
+    // Heartbeats are not passed on; but whom the home calls ONLINE it has heard within this time.
+    let surely = match (state, source) {
+        (PresenceState::Online, PresenceSource::Session) => as_of.checked_sub(suspect_after),
+        _ => None,
+    };
+    let last_seen = surely.map_or(at, |surely| surely.max(at));
+    View { state, source, last_seen, as_of, home }
 }
 
 #[cfg(test)]
@@ -270,6 +360,16 @@ mod tests {
         Statement { session_seq, state, source: PresenceSource::Session, heard, until: None }
     }
 
+    /// The home itself says so.
+    fn say(presence: &mut Presence, home: PeerId, peer: PeerId, statement: Statement) -> bool {
+        presence.state(by(home, peer, statement, 1))
+    }
+
+    fn by(home: PeerId, peer: PeerId, statement: Statement, revision: u64) -> Said {
+        let as_of = statement.heard;
+        Said { home, peer, statement, revision, proof: Bytes::new(), as_of, is_direct: true }
+    }
+
     fn state(presence: &Presence, at: Instant) -> PresenceState {
         presence.view(&peer(1), at).unwrap().state
     }
@@ -278,11 +378,11 @@ mod tests {
     fn a_peer_is_online_if_any_home_says_so() {
         let t = Time::start();
         let (mut p, now) = (presence(t), t.at(1).mono);
-        p.state(peer(HOME), peer(1), said(1, PresenceState::Online, now));
-        p.state(peer(OTHER), peer(1), said(7, PresenceState::Offline, now));
+        say(&mut p, peer(HOME), peer(1), said(1, PresenceState::Online, now));
+        say(&mut p, peer(OTHER), peer(1), said(7, PresenceState::Offline, now));
         let view = p.view(&peer(1), now).unwrap();
         assert_eq!((view.state, view.home), (PresenceState::Online, peer(HOME)));
-        p.state(peer(HOME), peer(1), said(1, PresenceState::Offline, now));
+        say(&mut p, peer(HOME), peer(1), said(1, PresenceState::Offline, now));
         assert_eq!(state(&p, now), PresenceState::Offline);
     }
 
@@ -290,8 +390,8 @@ mod tests {
     fn an_older_session_of_the_same_home_is_not_heard() {
         let t = Time::start();
         let (mut p, now) = (presence(t), t.at(1).mono);
-        assert!(p.state(peer(HOME), peer(1), said(5, PresenceState::Online, now)));
-        assert!(!p.state(peer(HOME), peer(1), said(4, PresenceState::Offline, now)));
+        assert!(say(&mut p, peer(HOME), peer(1), said(5, PresenceState::Online, now)));
+        assert!(!say(&mut p, peer(HOME), peer(1), said(4, PresenceState::Offline, now)));
         assert_eq!(state(&p, now), PresenceState::Online);
         assert!(p.knows(&peer(HOME), &peer(1), 5, PresenceSource::Session));
         assert!(!p.knows(&peer(HOME), &peer(1), 6, PresenceSource::Session));
@@ -300,25 +400,60 @@ mod tests {
     }
 
     #[test]
-    fn a_home_without_a_link_is_not_heard() {
+    fn what_others_pass_on_never_outlives_what_came_later() {
         let t = Time::start();
-        let mut p = presence(t);
-        assert!(!p.state(peer(99), peer(1), said(1, PresenceState::Online, t.at(0).mono)));
-        assert!(p.view(&peer(1), t.at(0).mono).is_none());
+        let (mut p, now) = (presence(t), t.at(1).mono);
+        let passed_on = |state, revision| {
+            let said = by(peer(HOME), peer(1), said(5, state, now), revision);
+            Said { is_direct: false, ..said }
+        };
+        assert!(p.state(by(peer(HOME), peer(1), said(5, PresenceState::Offline, now), 7)));
+        assert!(!p.state(passed_on(PresenceState::Online, 6)), "it was overtaken");
+        assert_eq!(state(&p, now), PresenceState::Offline);
+        assert!(p.state(passed_on(PresenceState::Online, 8)));
+        assert!(!p.state(passed_on(PresenceState::Online, 9)), "the same again is no news");
+        assert!(!p.state(by(peer(HOME), peer(1), said(5, PresenceState::Suspect, now), 8)));
+        // The home tells all anew, with a clock that was set back.
+        p.begin(peer(HOME), now);
+        assert!(p.state(by(peer(HOME), peer(1), said(5, PresenceState::Suspect, now), 2)));
+        assert_eq!(state(&p, now), PresenceState::Suspect);
+        let told: Vec<_> = p.said(&peer(1)).map(|said| (said.home, said.revision, said.is_direct)).collect();
+        assert_eq!(told, [(peer(HOME), 2, false)]);
+    }
+
+    #[test]
+    fn a_home_that_others_hear_is_as_fresh_as_they_say() {
+        let t = Time::start();
+        let (mut p, at) = (presence(t), |s| t.at(s).mono);
+        say(&mut p, peer(HOME), peer(1), said(1, PresenceState::Online, at(0)));
+        say(&mut p, peer(OTHER), peer(2), said(1, PresenceState::Online, at(0)));
+        p.mark_through(|home| *home == peer(HOME), at(12));
+        assert_eq!(state(&p, at(26)), PresenceState::Online);
+        assert_eq!(p.view(&peer(2), at(26)).unwrap().state, PresenceState::Suspect);
+    }
+
+    #[test]
+    fn a_home_with_many_peers_has_more_time_to_come_back() {
+        let t = Time::start();
+        let (mut p, at) = (presence(t), |s| t.at(s).mono);
+        say(&mut p, peer(HOME), peer(1), said(1, PresenceState::Online, at(0)));
+        p.mark(&peer(HOME), 400_000, at(0));
+        assert_eq!(state(&p, at(199)), PresenceState::Suspect);
+        assert_eq!(state(&p, at(200)), PresenceState::Offline);
     }
 
     #[test]
     fn without_marks_online_becomes_suspect_and_after_the_grace_offline() {
         let t = Time::start();
         let (mut p, at) = (presence(t), |s| t.at(s).mono);
-        p.state(peer(HOME), peer(1), said(1, PresenceState::Online, at(0)));
-        p.mark(&peer(HOME), at(10));
+        say(&mut p, peer(HOME), peer(1), said(1, PresenceState::Online, at(0)));
+        p.mark(&peer(HOME), 0, at(10));
         assert_eq!(state(&p, at(24)), PresenceState::Online);
         assert_eq!(state(&p, at(25)), PresenceState::Suspect);
         assert_eq!(state(&p, at(99)), PresenceState::Suspect);
         assert_eq!(state(&p, at(100)), PresenceState::Offline);
         assert_eq!(p.view(&peer(1), at(100)).unwrap().as_of, at(10), "no fresher than the last mark");
-        p.mark(&peer(HOME), at(101));
+        p.mark(&peer(HOME), 0, at(101));
         assert_eq!(state(&p, at(101)), PresenceState::Online, "the home is back and says nothing else");
     }
 
@@ -326,9 +461,9 @@ mod tests {
     fn last_seen_of_an_online_peer_is_at_most_the_silence_that_would_make_it_suspect() {
         let t = Time::start();
         let (mut p, at) = (presence(t), |s| t.at(s).mono);
-        p.state(peer(HOME), peer(1), said(1, PresenceState::Online, at(0)));
+        say(&mut p, peer(HOME), peer(1), said(1, PresenceState::Online, at(0)));
         assert_eq!(p.view(&peer(1), at(5)).unwrap().last_seen, at(0));
-        p.mark(&peer(HOME), at(1000));
+        p.mark(&peer(HOME), 0, at(1000));
         assert_eq!(p.view(&peer(1), at(1001)).unwrap().last_seen, at(925));
     }
 
@@ -338,7 +473,7 @@ mod tests {
         let (mut p, at) = (presence(t), |s| t.at(s).mono);
         let source = PresenceSource::Registration;
         let statement = Statement { source, until: Some(at(12)), ..said(1, PresenceState::Online, at(0)) };
-        p.state(peer(HOME), peer(1), statement);
+        say(&mut p, peer(HOME), peer(1), statement);
         assert_eq!(state(&p, at(11)), PresenceState::Online);
         assert_eq!(state(&p, at(12)), PresenceState::Offline);
     }
@@ -347,13 +482,14 @@ mod tests {
     fn whom_a_home_does_not_name_again_is_offline() {
         let t = Time::start();
         let (mut p, at) = (presence(t), |s| t.at(s).mono);
-        p.state(peer(HOME), peer(1), said(1, PresenceState::Online, at(0)));
-        p.state(peer(HOME), peer(2), said(1, PresenceState::Online, at(0)));
-        p.state(peer(OTHER), peer(3), said(1, PresenceState::Online, at(0)));
+        say(&mut p, peer(HOME), peer(1), said(1, PresenceState::Online, at(0)));
+        say(&mut p, peer(HOME), peer(2), said(1, PresenceState::Online, at(0)));
+        say(&mut p, peer(OTHER), peer(3), said(1, PresenceState::Online, at(0)));
         p.begin(peer(HOME), at(5));
-        p.state(peer(HOME), peer(2), said(1, PresenceState::Online, at(5)));
+        say(&mut p, peer(HOME), peer(2), said(1, PresenceState::Online, at(5)));
         assert_eq!(state(&p, at(5)), PresenceState::Online, "not before the home has said all");
-        p.synced(&peer(HOME), at(6));
+        assert_eq!(p.synced(&peer(HOME), |one| *one != peer(9)), [peer(1)]);
+        assert!(p.synced(&peer(HOME), |_| true).is_empty(), "who went goes once");
         assert_eq!(state(&p, at(6)), PresenceState::Offline);
         assert_eq!(p.view(&peer(2), at(6)).unwrap().state, PresenceState::Online);
         assert_eq!(p.view(&peer(3), at(6)).unwrap().state, PresenceState::Online);
@@ -364,12 +500,12 @@ mod tests {
         let t = Time::start();
         let mut p = Presence::new(2, Duration::from_secs(75));
         p.begin(peer(HOME), t.at(0).mono);
-        assert!(p.state(peer(HOME), peer(1), said(1, PresenceState::Offline, t.at(0).mono)));
-        assert!(p.state(peer(HOME), peer(2), said(1, PresenceState::Online, t.at(0).mono)));
-        assert!(!p.state(peer(HOME), peer(3), said(1, PresenceState::Offline, t.at(0).mono)), "no room");
+        assert!(say(&mut p, peer(HOME), peer(1), said(1, PresenceState::Offline, t.at(0).mono)));
+        assert!(say(&mut p, peer(HOME), peer(2), said(1, PresenceState::Online, t.at(0).mono)));
+        assert!(!say(&mut p, peer(HOME), peer(3), said(1, PresenceState::Offline, t.at(0).mono)), "no room");
         assert_eq!((p.peers.len(), p.offline.len()), (2, 1));
         let later = t.at(0).mono + REMEMBERED;
-        p.mark(&peer(HOME), later);
+        p.mark(&peer(HOME), 0, later);
         p.sweep(later);
         assert!(p.view(&peer(1), later).is_none());
         assert!(p.view(&peer(2), later).is_some());
@@ -381,13 +517,13 @@ mod tests {
         let t = Time::start();
         let (mut p, at) = (Presence::new(2, Duration::from_secs(75)), |s| t.at(s).mono);
         p.begin(peer(HOME), at(0));
-        assert!(p.state(peer(HOME), peer(1), said(1, PresenceState::Offline, at(2))));
-        assert!(p.state(peer(HOME), peer(2), said(1, PresenceState::Offline, at(1))));
-        assert!(p.state(peer(HOME), peer(3), said(1, PresenceState::Online, at(3))));
+        assert!(say(&mut p, peer(HOME), peer(1), said(1, PresenceState::Offline, at(2))));
+        assert!(say(&mut p, peer(HOME), peer(2), said(1, PresenceState::Offline, at(1))));
+        assert!(say(&mut p, peer(HOME), peer(3), said(1, PresenceState::Online, at(3))));
         assert!(p.view(&peer(2), at(3)).is_none(), "it was heard longest ago");
-        assert!(p.state(peer(HOME), peer(1), said(2, PresenceState::Online, at(3))), "it came back");
+        assert!(say(&mut p, peer(HOME), peer(1), said(2, PresenceState::Online, at(3))), "it came back");
         assert!(p.offline.is_empty());
-        assert!(!p.state(peer(HOME), peer(4), said(1, PresenceState::Online, at(3))), "all are there");
+        assert!(!say(&mut p, peer(HOME), peer(4), said(1, PresenceState::Online, at(3))), "all are there");
         assert_eq!((p.statements, p.peers.len()), (2, 2));
     }
 }

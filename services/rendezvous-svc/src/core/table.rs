@@ -16,6 +16,7 @@
 //! beside them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +25,7 @@ use p2psb_proto::model::{Digest, PeerId, PeerStatement, UnixMillis};
 
 use super::admission::LimitReached;
 use super::ledger::{Bringer, Ledger, Shares};
+use super::placement::Key;
 use super::services::{Day, Offer, Services};
 
 /// A peer changes what it says at most this often.
@@ -180,6 +182,10 @@ impl Entry {
         self.is_valid(now) || (self.expires == UnixMillis::default() && self.keep > now)
     }
 }
+
+/// A place between entries; see [`Table::after`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place(UnixMillis, PeerId);
 
 /// Peers that signed two statements with one `seq`, as far as it was seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -371,9 +377,17 @@ impl Table {
         &self.services
     }
 
-    /// Everybody of whom something is known.
-    pub fn peers(&self) -> impl Iterator<Item = PeerId> {
-        self.entries.keys().copied()
+    /// The entries behind a place, in an order in which those that stay, stay where they are, and those that change move on.
+    pub fn after(&self, place: Option<Place>) -> impl Iterator<Item = (Place, PeerId)> {
+        let from = place.map_or(Bound::Unbounded, |place| Bound::Excluded((place.0, place.1)));
+        self.forgotten.range((from, Bound::Unbounded)).map(|(at, peer)| (Place(*at, *peer), *peer))
+    }
+
+    /// The keys of the services that a peer offers, as far as they are listed.
+    #[must_use]
+    pub fn service_keys(&self, peer: &PeerId) -> Vec<Key> {
+        let offers = self.entries.get(peer).map(|entry| entry.offers.iter());
+        offers.into_iter().flatten().map(|offer| Key::service(offer.name())).collect()
     }
 
     /// Forgets at most `most` peers whose time is over; returns how many.

@@ -220,6 +220,12 @@ impl<C: Clone + Ord> Telling<C> {
         self.members.get(member).map(|told| told.sent.last()).unwrap_or_default()
     }
 
+    /// Whether nothing waits for a member.
+    #[must_use]
+    pub fn has_told(&self, member: &PeerId) -> bool {
+        self.members.get(member).is_none_or(|told| told.outbox.is_empty())
+    }
+
     /// Whether every linked member has all that it is to know.
     #[must_use]
     pub fn is_done(&self) -> bool {

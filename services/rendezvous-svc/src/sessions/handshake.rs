@@ -21,6 +21,7 @@ use crate::convert;
 use crate::core::ledger::Bringer;
 use crate::core::session::{Freed, Opened};
 use crate::core::table::TableError;
+use crate::core::telling::Origin;
 use crate::node::{Caller, Node, random};
 use crate::records::{only_record, refresh_after};
 
@@ -120,9 +121,10 @@ fn enter(
     let statement = PeerStatement::Record(record.clone());
     let item = convert::item(&statement);
     let replaced = CancellationToken::new();
-    let (merged, opened) = {
+    let (before, merged, opened) = {
         let mut directory = node.directory.write();
         directory.sessions.may_open(&peer, seq, now.mono)?;
+        let before = directory.table.service_keys(&peer);
         let merged = directory.table.offer(item, Bringer::Peer(caller.ip()), now.wall);
         let opened = match &merged {
             Ok(_) | Err(TableError::TooOften { .. }) => {
@@ -137,9 +139,9 @@ fn enter(
                 old.cancel();
             }
         }
-        (merged, opened)
+        (before, merged, opened)
     };
-    node.account(&peer, None, &merged);
+    node.account(&peer, before, Origin::Here, &merged);
     let waiting = match merged {
         Ok(_) => None,
         Err(TableError::TooOften { wait }) => Some((statement, wait)),
@@ -149,7 +151,7 @@ fn enter(
     if let Some(Freed(from)) = freed {
         node.registrations.lock().leave(from);
     }
-    node.hub.presence(peer);
+    node.presence(peer, Origin::Here);
     let session = Session::new(Arc::clone(node), peer, caller.ip(), ticket, replaced);
     Ok(match waiting {
         Some((statement, wait)) => session.waiting(statement, wait),

@@ -21,6 +21,7 @@ use super::handshake::{from_stream, named_rendezvous};
 use crate::api::status::{draining, session_replaced};
 use crate::core::session::{Ending, Ticket};
 use crate::core::table::{CHANGE_INTERVAL, TableError};
+use crate::core::telling::Origin;
 use crate::node::Node;
 use crate::records::{only_withdrawal, refresh_after};
 
@@ -129,7 +130,7 @@ impl Session {
         self.node.streams.lock().remove(&self.ticket);
         let now = self.node.now().mono;
         if self.node.directory.write().sessions.close(self.peer, self.ticket, ending, now) {
-            self.node.hub.presence(self.peer);
+            self.node.presence(self.peer, Origin::Here);
         }
         match end {
             End::Clean | End::Lost => Ok(()),
@@ -174,7 +175,7 @@ impl Session {
     fn beat(&self) {
         let now = self.node.now().mono;
         if self.node.directory.write().sessions.beat(&self.peer, self.ticket, now) {
-            self.node.hub.presence(self.peer);
+            self.node.presence(self.peer, Origin::Here);
         }
     }
 

@@ -1,6 +1,7 @@
 //! A member of the backbone that says on the wire exactly what a test wants.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -52,6 +53,8 @@ impl KeyFile {
 pub(crate) struct RawLink {
     up: mpsc::Sender<wire::LinkRequest>,
     down: Streaming<wire::LinkResponse>,
+    /// Of the last batch that was sent.
+    number: AtomicU64,
     _connection: Connection,
 }
 
@@ -70,6 +73,8 @@ impl RawLink {
             link_seq: now().0,
             proof: None,
             record: Some(member.record(now().0).to_wire()),
+            boot_id: 1,
+            ..wire::BridgeHello::default()
         };
         let link_seq = hello.link_seq;
         up.send(wire::LinkRequest { message: Some(Up::Hello(hello)) }).await.unwrap();
@@ -90,7 +95,7 @@ impl RawLink {
         let mac = key.map(|key| Bytes::copy_from_slice(blake3::keyed_hash(&key, &input).as_bytes()));
         let proof = wire::BridgeProof { proof: Some(proof), key_mac: mac.unwrap_or_default() };
         up.send(wire::LinkRequest { message: Some(Up::Authenticate(proof)) }).await.unwrap();
-        let mut link = Self { up, down, _connection: connection };
+        let mut link = Self { up, down, number: AtomicU64::new(0), _connection: connection };
         link.batch().await?;
         Ok(link)
     }
@@ -100,7 +105,8 @@ impl RawLink {
         self.send(wire::BridgeBatch { records, ..wire::BridgeBatch::default() }).await;
     }
 
-    pub(crate) async fn send(&self, batch: wire::BridgeBatch) {
+    pub(crate) async fn send(&self, mut batch: wire::BridgeBatch) {
+        batch.number = self.number.fetch_add(1, Ordering::Relaxed) + 1;
         self.up.send(wire::LinkRequest { message: Some(Up::Batch(batch)) }).await.unwrap();
     }
 
@@ -156,6 +162,7 @@ impl BridgeService for Lie {
             link_seq: 1,
             proof: Some(wire::BridgeProof::default()),
             record: Some(self.record.clone()),
+            ..wire::BridgeHello::default()
         };
         let answer = wire::LinkResponse { message: Some(Down::Hello(hello)) };
         let tell = self.tell.clone();

@@ -39,7 +39,9 @@ impl<S: Store> World<S> {
         let one = &self.members[member];
         let known = about.map(|about| one.answer(about, &self.ids, &self.names, (instant, truth)));
         let known = known.filter(|answer| matches!(answer, Answer::Found { .. }));
-        let lookup = one.bridge.lookup(key, known, (Patience::default(), instant));
+        let here = about.is_some_and(|about| one.sessions.contains(&about));
+        let knows = here || about.is_some_and(|about| one.bridge.knows(&self.ids.id(about), key));
+        let lookup = one.bridge.lookup(key, (known, knows), (Patience::default(), instant));
         let seq = about.map_or(0, |about| {
             let peer = &self.peers[about as usize];
             if self.now - peer.told >= SETTLED { peer.seq } else { peer.before }
