@@ -26,6 +26,12 @@ pub const ATTRIBUTES: usize = 16;
 pub const ATTRIBUTE_KEY_BYTES: usize = 63;
 /// Bytes in an attribute's value.
 pub const ATTRIBUTE_VALUE_BYTES: usize = 255;
+/// Filters of one query for a service.
+pub const FILTERS: usize = 8;
+/// Values of one filter.
+pub const FILTER_VALUES: usize = 16;
+/// Providers of a service that are looked at for one page.
+pub const LOOKED_AT: usize = 2000;
 /// Homes in a peer record.
 pub const HOMES: usize = 16;
 /// Endorsements in the record of a rendezvous.

@@ -13,7 +13,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use p2psb_proto::error::{self, Failure, Reason};
 use p2psb_proto::model::presence::LocatedPeer;
-use p2psb_proto::model::{NetworkId, PeerId, PeerRecord, ServiceName, Signed, UnixMillis, limits};
+use p2psb_proto::model::{NetworkId, PeerId, PeerRecord, ServiceQuery, Signed, UnixMillis, limits};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServiceClient;
 use parking_lot::Mutex;
@@ -224,11 +224,11 @@ impl Locator {
         Ok(Located { peer: located, answered_by: endpoint.clone() })
     }
 
-    /// The providers of `service` over all backbones. An error if nobody answered.
-    pub async fn find_by_service(&self, service: &ServiceName) -> Result<Providers, LocateError> {
+    /// The providers that are wanted, over all backbones. An error if nobody answered.
+    pub async fn find_by_service(&self, wanted: &ServiceQuery) -> Result<Providers, LocateError> {
         self.refresh().await;
         let mut walks: FuturesUnordered<_> =
-            self.backbones().into_iter().map(|members| self.find_in(members, service)).collect();
+            self.backbones().into_iter().map(|members| self.find_in(members, wanted)).collect();
         let mut found: BTreeMap<PeerId, LocatedPeer> = BTreeMap::new();
         let (mut answered, mut sampled, mut failures) = (false, false, Vec::new());
         while let Some((answer, failed)) = walks.next().await {
@@ -257,16 +257,17 @@ impl Locator {
     async fn find_in(
         &self,
         members: Vec<Endpoint>,
-        service: &ServiceName,
+        wanted: &ServiceQuery,
     ) -> (Answer<Providers>, Vec<String>) {
         let ask = |endpoint: Endpoint| async move {
             let mut all = Providers::default();
             let mut page_token = String::new();
             for _ in 0..MAX_PAGES {
                 let request = wire::FindByServiceRequest {
-                    service: service.to_string(),
+                    service: wanted.service().to_string(),
                     page_size: 1000,
                     page_token: std::mem::take(&mut page_token),
+                    filters: wanted.filters_to_wire(),
                 };
                 let page = self
                     .call(&endpoint, async |mut client: Client| {
@@ -274,7 +275,7 @@ impl Locator {
                     })
                     .await
                     .map_err(|s| format!("{}: {}", endpoint.url(), s.message()))?;
-                all.peers.extend(page.peers.into_iter().filter_map(|p| self.offering(p, service)));
+                all.peers.extend(page.peers.into_iter().filter_map(|p| self.offering(p, wanted)));
                 all.sampled |= page.sampled;
                 if page.next_page_token.is_empty() {
                     break;
@@ -286,15 +287,15 @@ impl Locator {
         hedged(members, ask).await
     }
 
-    /// A provider that verifies, counts now, and says itself that it offers the service.
+    /// A provider that verifies, counts now, and says itself that it offers what is wanted: whoever answered may know no filters.
     fn offering(
         &self,
         wire: p2psb_proto::wire::common::v1::LocatedPeer,
-        service: &ServiceName,
+        wanted: &ServiceQuery,
     ) -> Option<LocatedPeer> {
         let peer = LocatedPeer::try_from(wire).ok()?;
         let record = peer.record.value();
-        (record.check(&self.network, now()).is_ok() && record.offers(service.as_str())).then_some(peer)
+        (record.check(&self.network, now()).is_ok() && wanted.is_met_by(record)).then_some(peer)
     }
 
     /// All rendezvous as they were when last asked, configured ones first.

@@ -6,14 +6,14 @@ use p2psb_client::Locator;
 use p2psb_client::locator::{LOOKUP, RendezvousStatus};
 use p2psb_proto::model::presence::{LocatedPeer, page_size};
 use p2psb_proto::model::time::duration_to_wire;
-use p2psb_proto::model::{PeerId, ServiceName, Signed};
+use p2psb_proto::model::{PeerId, ServiceQuery, Signed};
 use p2psb_proto::wire::discovery::v1 as wire;
 use p2psb_proto::wire::discovery::v1::discovery_service_server::DiscoveryService;
 use prost::Message as _;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
-use crate::core::page::page;
+use crate::core::page::{after, page, token};
 use status::Refusal;
 
 /// Results of a page when the caller names no size.
@@ -41,15 +41,16 @@ impl DiscoveryService for Api {
         request: Request<wire::FindByServiceRequest>,
     ) -> Result<Response<wire::FindByServiceResponse>, Status> {
         let request = request.into_inner();
-        let service: ServiceName = request.service.parse().map_err(Refusal::from)?;
+        let wanted = ServiceQuery::parse(&request.service, request.filters).map_err(Refusal::from)?;
+        let after = after(&request.page_token, &wanted).map_err(Refusal::from)?;
         let found =
-            timeout(LOOKUP, self.locator.find_by_service(&service)).await.map_err(|_| Refusal::Slow)?;
+            timeout(LOOKUP, self.locator.find_by_service(&wanted)).await.map_err(|_| Refusal::Slow)?;
         let size = page_size(request.page_size, DEFAULT_PAGE);
         let bytes_of = |p: &LocatedPeer| p.to_wire().encoded_len();
         let found = found.map_err(Refusal::from)?;
-        let (peers, next_page_token) =
-            page(found.peers, &request.page_token, size, bytes_of).map_err(Refusal::from)?;
-        let peers = peers.iter().map(LocatedPeer::to_wire).collect();
+        let page = page(found.peers, after, size, bytes_of);
+        let next_page_token = page.next.map(|last| token(&last, &wanted)).unwrap_or_default();
+        let peers = page.peers.iter().map(LocatedPeer::to_wire).collect();
         Ok(Response::new(wire::FindByServiceResponse { peers, next_page_token, sampled: found.sampled }))
     }
 

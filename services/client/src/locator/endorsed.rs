@@ -10,7 +10,8 @@ use super::{LocateError, Locator, Providers};
 impl Locator {
     /// Providers of a reserved service that a configured rendezvous vouches for, online ones first.
     pub async fn endorsed(&self, service: &ServiceName) -> Result<Vec<LocatedPeer>, LocateError> {
-        let Providers { peers: mut providers, sampled } = self.find_by_service(service).await?;
+        let Providers { peers: mut providers, sampled } =
+            self.find_by_service(&service.clone().into()).await?;
         let vouchers = self.rendezvous().into_iter().filter(|r| r.configured).filter_map(|r| r.record);
         let mut endorsed: BTreeSet<PeerId> = vouchers
             .flat_map(|voucher| voucher.value().endorsements.clone())

@@ -1,35 +1,56 @@
 //! Pages over providers in order of their ids. A token names the last id of its page, so that providers that come or go meanwhile
-//! neither repeat nor hide others.
+//! neither repeat nor hide others; it belongs to its query.
 
+use p2psb_proto::model::page::{self, PageTokenError};
 use p2psb_proto::model::presence::LocatedPeer;
-use p2psb_proto::model::{PeerId, limits};
+use p2psb_proto::model::{PeerId, ServiceQuery, limits};
 
-/// A token that is none of ours.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("the page token is not one of this query; begin again without one")]
-pub struct TokenError;
+const ID_BYTES: usize = 33;
 
-/// What follows `token` in `peers` (which are in order of their ids), at most `size` of them and at most a page's bytes, and the token
-/// of the next page, empty at the end.
+/// One page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The providers.
+    pub peers: Vec<LocatedPeer>,
+    /// The last of them, if more follow.
+    pub next: Option<PeerId>,
+}
+
+/// The token of the page behind `last` in the answer to a query.
+#[must_use]
+pub fn token(last: &PeerId, query: &ServiceQuery) -> String {
+    page::token::<ID_BYTES>(&query.digest(), &last.to_bytes())
+}
+
+/// Behind whom the page begins that a token of this query asks for; an empty one is the beginning.
+pub fn after(token: &str, query: &ServiceQuery) -> Result<Option<PeerId>, PageTokenError> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let id = page::place::<ID_BYTES>(&query.digest(), token)?;
+    PeerId::from_slice(&id).map(Some).map_err(|_| PageTokenError::Damaged)
+}
+
+/// What follows `after` in `peers` (which are in order of their ids), at most `size` of them and at most a page's bytes.
+#[must_use]
 pub fn page(
     peers: Vec<LocatedPeer>,
-    token: &str,
+    after: Option<PeerId>,
     size: usize,
     bytes_of: impl Fn(&LocatedPeer) -> usize,
-) -> Result<(Vec<LocatedPeer>, String), TokenError> {
-    let after = if token.is_empty() { None } else { Some(token.parse::<PeerId>().map_err(|_| TokenError)?) };
+) -> Page {
     let mut rest = peers.into_iter().filter(|p| after.is_none_or(|after| p.peer_id() > after)).peekable();
-    let mut taken: Vec<LocatedPeer> = Vec::new();
+    let mut peers: Vec<LocatedPeer> = Vec::new();
     let mut bytes = 0;
     while let Some(next) = rest.peek() {
         bytes += bytes_of(next);
-        if taken.len() == size || (bytes > limits::PAGE_BYTES && !taken.is_empty()) {
-            let last = taken.last().map(|p| p.peer_id().to_string()).unwrap_or_default();
-            return Ok((taken, last));
+        if peers.len() == size || (bytes > limits::PAGE_BYTES && !peers.is_empty()) {
+            let next = peers.last().map(LocatedPeer::peer_id);
+            return Page { peers, next };
         }
-        taken.extend(rest.next());
+        peers.extend(rest.next());
     }
-    Ok((taken, String::new()))
+    Page { peers, next: None }
 }
 
 #[cfg(test)]
@@ -37,7 +58,7 @@ mod tests {
     use std::time::Duration;
 
     use p2psb_proto::model::presence::{Presence, PresenceSource, PresenceState};
-    use p2psb_proto::model::{Genesis, PeerRecord, SecretKey, Signed, UnixMillis};
+    use p2psb_proto::model::{Genesis, PeerRecord, SecretKey, ServiceName, Signed, UnixMillis};
 
     use super::*;
 
@@ -69,14 +90,12 @@ mod tests {
     }
 
     fn walk(size: usize, bytes: usize) -> Vec<PeerId> {
-        let (mut seen, mut token) = (Vec::new(), String::new());
+        let (mut seen, mut at) = (Vec::new(), None);
         loop {
-            let (got, next) = page(peers(7), &token, size, |_| bytes).unwrap();
-            seen.extend(got.iter().map(LocatedPeer::peer_id));
-            if next.is_empty() {
-                return seen;
-            }
-            token = next;
+            let page = page(peers(7), at, size, |_| bytes);
+            seen.extend(page.peers.iter().map(LocatedPeer::peer_id));
+            let Some(last) = page.next else { return seen };
+            at = after(&token(&last, &query("chat")), &query("chat")).unwrap();
         }
     }
 
@@ -89,8 +108,19 @@ mod tests {
         assert_eq!(walk(1000, limits::PAGE_BYTES), all, "pages cut by bytes");
     }
 
+    fn query(service: &str) -> ServiceQuery {
+        service.parse::<ServiceName>().unwrap().into()
+    }
+
     #[test]
     fn a_foreign_token_is_refused() {
-        assert_eq!(page(peers(1), "x", 5, |_| 1), Err(TokenError));
+        let last = peers(1)[0].peer_id();
+        let given = token(&last, &query("chat"));
+        assert_eq!(after("", &query("chat")), Ok(None));
+        assert_eq!(after("x", &query("chat")), Err(PageTokenError::Damaged));
+        assert_eq!(after(&last.to_string(), &query("chat")), Err(PageTokenError::Damaged));
+        assert_eq!(after(&given, &query("mail")), Err(PageTokenError::OtherQuery));
+        let filtered = query("chat").having("region", ["eu"]).unwrap();
+        assert_eq!(after(&given, &filtered), Err(PageTokenError::OtherQuery));
     }
 }

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use p2psb_proto::error::{Failure, Reason};
+use p2psb_proto::error::Failure;
 use p2psb_proto::model::presence::page_size;
-use p2psb_proto::model::{PeerId, ServiceName, limits};
+use p2psb_proto::model::{PeerId, ServiceQuery, limits};
 use p2psb_proto::wire::common::v1::LocatedPeer;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 
 use super::status::not_an_id;
 use crate::backbone::asking;
 use crate::convert;
-use crate::core::directory::PageLimits;
+use crate::core::directory::{PageLimits, Query};
 use crate::core::page::Cursor;
 use crate::node::Node;
 
@@ -42,19 +42,17 @@ pub(super) async fn located(node: &Arc<Node>, peer_id: &[u8]) -> Result<LocatedP
 /// Which peers provide this service?
 pub(super) fn find_by_service(
     node: &Node,
-    request: &wire::FindByServiceRequest,
+    request: wire::FindByServiceRequest,
 ) -> Result<wire::FindByServiceResponse, Failure> {
-    let service: ServiceName = request
-        .service
-        .parse()
-        .map_err(|error| Failure::new(Reason::InvalidArgument, format!("service: {error}")))?;
-    let from = Cursor::parse(&request.page_token, service.as_str())?;
+    let wanted = ServiceQuery::parse(&request.service, request.filters)?;
+    let from = Cursor::parse(&request.page_token, &wanted)?;
     let limits = PageLimits { items: page_size(request.page_size, DEFAULT_PAGE), bytes: limits::PAGE_BYTES };
+    let query = Query { wanted, from, limits };
     let now = node.now();
-    let page = node.directory.read().find(service.as_str(), from, limits, now);
+    let page = node.directory.read().find(&query, now);
     Ok(wire::FindByServiceResponse {
         peers: page.peers.iter().map(convert::located).collect::<Result<_, _>>()?,
-        next_page_token: page.next.map(|next| next.to_token(service.as_str())).unwrap_or_default(),
+        next_page_token: page.next.map(|next| next.to_token(&query.wanted)).unwrap_or_default(),
         sampled: page.sampled,
     })
 }

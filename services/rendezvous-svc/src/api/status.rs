@@ -10,7 +10,6 @@ use crate::core::admission::LimitReached;
 use crate::core::challenge::ChallengeExpired;
 use crate::core::directory::{NotLocated, OFFLINE_RETRY, UNKNOWN_RETRY};
 use crate::core::members::LinkRefused;
-use crate::core::page::TokenInvalid;
 use crate::core::session::NotNewer;
 use crate::core::table::TableError;
 use crate::core::watch::TooManyWatched;
@@ -81,12 +80,6 @@ impl From<NotLocated> for Failure {
                 .with("last_seen_time", last_seen)
                 .retry_after(OFFLINE_RETRY),
         }
-    }
-}
-
-impl From<TokenInvalid> for Failure {
-    fn from(error: TokenInvalid) -> Self {
-        Self::new(Reason::PageTokenInvalid, error.to_string())
     }
 }
 
@@ -183,7 +176,6 @@ mod tests {
             (status(NotNewer { offered: 1, current: 2 }), Reason::SessionReplaced),
             (status(NotLocated::Unknown { peer: peer(1), since: UnixMillis(0) }), Reason::PeerUnknown),
             (status(NotLocated::Offline { peer: peer(1), last_seen: UnixMillis(0) }), Reason::PeerOffline),
-            (status(TokenInvalid), Reason::PageTokenInvalid),
             (status(LinkRefused::Duplicate), Reason::LinkDuplicate),
             (status(TrustError::Untrusted { peer: peer(1) }), Reason::BridgeUntrusted),
         ] {

@@ -4,8 +4,9 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use p2psb_proto::model::limits::LOOKED_AT;
 use p2psb_proto::model::presence::{Presence as Answer, PresenceSource, PresenceState};
-use p2psb_proto::model::{PeerId, UnixMillis};
+use p2psb_proto::model::{PeerId, ServiceQuery, UnixMillis};
 
 use super::Now;
 use super::ledger::Shares;
@@ -91,8 +92,20 @@ pub struct Page {
     pub sampled: bool,
 }
 
+/// Which providers are asked for, and from where on. It says all there is to say: whoever is asked it answers alike, as far as
+/// they know the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// The service, and what an offer has to meet.
+    pub wanted: ServiceQuery,
+    /// Where the page begins; `None`: with the first.
+    pub from: Option<Cursor>,
+    /// Where it ends.
+    pub limits: PageLimits,
+}
+
 /// How large a page may be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageLimits {
     /// Items.
     pub items: usize,
@@ -179,34 +192,43 @@ impl Directory {
         Located { bytes: entry.bytes().clone(), presence: self.presence_of(peer, entry, now) }
     }
 
-    /// Which peers provide this service? Those that are online first, each part in the order of ids. Who comes or goes
-    /// between two pages may be missed, or be named twice.
+    /// Which peers provide a service? Those that are online first, each part in the order of ids. Looks at [`LOOKED_AT`]
+    /// providers at most, so a page may be empty and not the last one. Who comes, goes or changes its presence between two pages
+    /// may be missed, or be named twice.
     #[must_use]
-    pub fn find(&self, service: &str, from: Option<Cursor>, limits: PageLimits, now: Now) -> Page {
-        let part = |part: Part| {
-            let after = match from {
-                Some(cursor) if cursor.part == part => Some(cursor.after),
-                _ => None,
-            };
-            let skipped = part == Part::Online && from.is_some_and(|cursor| cursor.part == Part::Rest);
-            let providers = (!skipped).then(|| self.table.providers(service, after, now.wall));
-            providers.into_iter().flatten().filter_map(move |(peer, entry)| {
-                let online = self.state_of(&peer, now) == PresenceState::Online;
-                (online == (part == Part::Online)).then_some((Cursor { part, after: peer }, entry))
-            })
-        };
+    pub fn find(&self, query: &Query, now: Now) -> Page {
+        let service = query.wanted.service().as_str();
         let mut page = Page { peers: Vec::new(), next: None, sampled: self.table.is_sampled(service) };
         let (mut bytes, mut last) = (0, None);
-        for (cursor, entry) in part(Part::Online).chain(part(Part::Rest)) {
-            bytes += entry.bytes().len() + LOCATED_OVERHEAD;
-            if page.peers.len() >= limits.items || (bytes > limits.bytes && !page.peers.is_empty()) {
+        for (looked_at, (at, entry)) in self.providers(query, now).enumerate() {
+            let online = self.state_of(&at.after, now) == PresenceState::Online;
+            let fits = online == (at.part == Part::Online)
+                && (query.wanted.is_for_all() || query.wanted.is_met_by_stored(entry.bytes()));
+            bytes += if fits { entry.bytes().len() + LOCATED_OVERHEAD } else { 0 };
+            let full = fits && page.peers.len() >= query.limits.items;
+            let too_large = fits && bytes > query.limits.bytes && !page.peers.is_empty();
+            if full || too_large || looked_at >= LOOKED_AT {
                 page.next = last;
                 break;
             }
-            page.peers.push(self.located(&cursor.after, entry, now));
-            last = Some(cursor);
+            if fits {
+                page.peers.push(self.located(&at.after, entry, now));
+            }
+            last = Some(at);
         }
         page
+    }
+
+    /// The places of all providers behind the beginning of a page, each provider once in every part.
+    fn providers(&self, query: &Query, now: Now) -> impl Iterator<Item = (Cursor, &Entry)> {
+        let after = |part| query.from.filter(|cursor| cursor.part == part).map(|cursor| cursor.after);
+        let is_in_rest = query.from.is_some_and(|cursor| cursor.part == Part::Rest);
+        let service = query.wanted.service().as_str();
+        let part = move |part| {
+            let providers = self.table.providers(service, after(part), now.wall);
+            providers.map(move |(peer, entry)| (Cursor { part, after: peer }, entry))
+        };
+        (!is_in_rest).then(|| part(Part::Online)).into_iter().flatten().chain(part(Part::Rest))
     }
 
     fn state_of(&self, peer: &PeerId, now: Now) -> PresenceState {
@@ -295,7 +317,9 @@ mod tests {
     use crate::core::members::DialedBy;
     use crate::core::presence::{Said, Statement};
     use crate::core::session::Ending;
-    use crate::core::testing::{T0, Time, item, peer, record, shares, withdrawal};
+    use crate::core::testing::{
+        T0, Time, item, key_of, offer, offering, peer, query, record, shares, signed_by, withdrawal,
+    };
 
     const OWN: u8 = 200;
     const MEMBER: u8 = 201;
@@ -303,11 +327,15 @@ mod tests {
     const LARGE: PageLimits = PageLimits { items: 100, bytes: 1_000_000 };
 
     fn directory() -> Directory {
+        directory_of(1000)
+    }
+
+    fn directory_of(records: usize) -> Directory {
         let timing = Timing { heartbeat: Duration::from_secs(30), registration: Duration::from_secs(300) };
         Directory::new(
             peer(OWN),
             timing,
-            Capacity { records: shares(1000), services: shares(10), members: 10 },
+            Capacity { records: shares(records), services: shares(10), members: 10 },
         )
     }
 
@@ -373,6 +401,25 @@ mod tests {
         assert_eq!((found.state, found.home), (PresenceState::Suspect, Some(peer(MEMBER))));
     }
 
+    fn ask(from: Option<Cursor>, limits: PageLimits) -> Query {
+        Query { wanted: query("chat"), from, limits }
+    }
+
+    /// All pages of a query, and how many there were.
+    fn all(directory: &Directory, mut query: Query, now: Now) -> (Vec<Located>, usize) {
+        let (mut found, mut pages) = (Vec::new(), 0);
+        loop {
+            let page = directory.find(&query, now);
+            assert!(page.peers.len() <= query.limits.items);
+            found.extend(page.peers);
+            pages += 1;
+            query.from = page.next;
+            if query.from.is_none() {
+                return (found, pages);
+            }
+        }
+    }
+
     #[test]
     fn providers_that_are_online_come_first_and_pages_follow_one_another() {
         let (mut d, t) = (directory(), Time::start());
@@ -383,23 +430,56 @@ mod tests {
         for n in [3, 5, 8] {
             d.sessions.open(peer(n), 1, Bytes::new(), now.mono).unwrap();
         }
-        let whole = d.find("chat", None, LARGE, now);
+        let whole = d.find(&ask(None, LARGE), now);
         assert_eq!((whole.peers.len(), whole.next), (9, None));
         assert!(whole.peers[..3].iter().all(|p| p.presence.state == PresenceState::Online));
         for items in [1, 2, 3, 4, 9] {
-            let (mut paged, mut cursor) = (Vec::new(), None);
-            loop {
-                let page = d.find("chat", cursor, PageLimits { items, ..LARGE }, now);
-                assert!((1..=items).contains(&page.peers.len()));
-                paged.extend(page.peers);
-                cursor = page.next;
-                if cursor.is_none() {
-                    break;
-                }
-            }
+            let (paged, _) = all(&d, ask(None, PageLimits { items, ..LARGE }), now);
             assert_eq!(paged, whole.peers, "pages of {items}");
         }
-        assert!(d.find("other", None, LARGE, now).peers.is_empty());
+        assert!(d.find(&Query { wanted: query("other"), ..ask(None, LARGE) }, now).peers.is_empty());
+    }
+
+    #[test]
+    fn only_providers_whose_record_meets_the_filters_are_found_whatever_the_size_of_pages() {
+        let (mut d, t) = (directory(), Time::start());
+        let now = t.at(0);
+        for n in 1..=12 {
+            let region = if n % 3 == 0 { "eu" } else { "us" };
+            know(&mut d, &offering(n, 1, "chat", &[("region", region)]));
+        }
+        know(&mut d, &record(13, 1, &["chat"]));
+        d.sessions.open(peer(6), 1, Bytes::new(), now.mono).unwrap();
+        let wanted = query("chat").having("region", ["eu", "asia"]).unwrap();
+        let mut expected = [3, 9, 12].map(peer);
+        expected.sort_unstable();
+        for items in [1, 2, 3, 100] {
+            let limits = PageLimits { items, ..LARGE };
+            let (found, _) = all(&d, Query { wanted: wanted.clone(), from: None, limits }, now);
+            let bytes: Vec<_> = found.into_iter().map(|found| found.bytes).collect();
+            let known = |peer: &PeerId| d.locate(peer, now).unwrap().bytes;
+            let wanted: Vec<_> = std::iter::once(&peer(6)).chain(&expected).map(known).collect();
+            assert_eq!(bytes, wanted, "pages of {items}");
+        }
+    }
+
+    #[test]
+    fn a_page_looks_at_so_many_providers_and_goes_on_behind_them() {
+        const PROVIDERS: usize = LOOKED_AT + 10;
+        let (mut d, t) = (directory_of(PROVIDERS), Time::start());
+        for n in 0..PROVIDERS as u64 {
+            let statement = signed_by(&key_of(n), 1, vec![offer("chat", &[("n", &n.to_string())])]);
+            know(&mut d, &statement);
+        }
+        let (peer, entry) = d.table.providers("chat", None, T0).last().unwrap();
+        let (last, n) =
+            (entry.bytes().clone(), (0_u64..).find(|n| PeerId::new(key_of(*n).public()) == peer).unwrap());
+        let wanted = query("chat").having("n", [n.to_string()]).unwrap();
+        let first = d.find(&Query { wanted: wanted.clone(), ..ask(None, LARGE) }, t.at(0));
+        assert!(first.peers.is_empty() && first.next.is_some(), "nobody is online, and it is not the end");
+        let (found, pages) = all(&d, Query { wanted, ..ask(None, LARGE) }, t.at(0));
+        assert_eq!(found.iter().map(|found| &found.bytes).collect::<Vec<_>>(), [&last]);
+        assert_eq!(pages, 3, "each provider is looked at in both parts");
     }
 
     #[test]
@@ -409,10 +489,10 @@ mod tests {
             know(&mut d, &record(n, 1, &["chat"]));
         }
         let size = d.locate(&peer(1), t.at(0)).unwrap().bytes.len() + LOCATED_OVERHEAD;
-        let page = d.find("chat", None, PageLimits { items: 9, bytes: 2 * size + 8 }, t.at(0));
+        let page = d.find(&ask(None, PageLimits { items: 9, bytes: 2 * size + 8 }), t.at(0));
         assert_eq!((page.peers.len(), page.next.is_some()), (2, true));
-        let page = d.find("chat", None, PageLimits { items: 9, bytes: 1 }, t.at(0));
-        assert_eq!(page.peers.len(), 1, "never an empty page");
+        let page = d.find(&ask(None, PageLimits { items: 9, bytes: 1 }), t.at(0));
+        assert_eq!(page.peers.len(), 1, "never empty because of its size");
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use p2psb_proto::model::peer::ServiceOffer;
 use p2psb_proto::model::{
-    Genesis, NetworkId, PeerId, PeerRecord, PeerStatement, PeerWithdrawal, SecretKey, Signed, UnixMillis,
+    Genesis, NetworkId, PeerId, PeerRecord, PeerStatement, PeerWithdrawal, SecretKey, ServiceName,
+    ServiceQuery, Signed, UnixMillis,
 };
 use prost::Message as _;
 
@@ -25,23 +26,50 @@ pub(crate) fn key(n: u8) -> SecretKey {
     SecretKey::from_seed(&[n; 32])
 }
 
+/// More keys than [`key`] has.
+pub(crate) fn key_of(n: u64) -> SecretKey {
+    let mut seed = [0; 32];
+    seed.iter_mut().zip(n.to_le_bytes()).for_each(|(to, from)| *to = from);
+    seed[31] = 1;
+    SecretKey::from_seed(&seed)
+}
+
 pub(crate) fn peer(n: u8) -> PeerId {
     PeerId::new(key(n).public())
 }
 
 /// A record of peer `n` that lives for an hour from [`T0`].
 pub(crate) fn record(n: u8, seq: u64, services: &[&str]) -> PeerStatement {
+    signed_by(&key(n), seq, services.iter().map(|name| offer(name, &[])).collect())
+}
+
+/// The same with an offer that has attributes.
+pub(crate) fn offering(n: u8, seq: u64, service: &str, attributes: &[(&str, &str)]) -> PeerStatement {
+    signed_by(&key(n), seq, vec![offer(service, attributes)])
+}
+
+pub(crate) fn offer(service: &str, attributes: &[(&str, &str)]) -> ServiceOffer {
+    let attributes = attributes.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+    ServiceOffer { name: service.parse().unwrap(), attributes }
+}
+
+pub(crate) fn signed_by(key: &SecretKey, seq: u64, services: Vec<ServiceOffer>) -> PeerStatement {
     let record = PeerRecord {
         network: network(),
         seq,
         issued: T0,
         expires: T0.plus(Duration::from_secs(3600)),
         addresses: Vec::new(),
-        services: services.iter().map(|s| ServiceOffer::new(s.parse().unwrap())).collect(),
+        services,
         homes: Vec::new(),
         endorsements: Vec::new(),
     };
-    PeerStatement::Record(Signed::sign(&record, &key(n)).unwrap())
+    PeerStatement::Record(Signed::sign(&record, key).unwrap())
+}
+
+/// A query for all providers of a service.
+pub(crate) fn query(service: &str) -> ServiceQuery {
+    service.parse::<ServiceName>().unwrap().into()
 }
 
 pub(crate) fn withdrawal(n: u8, seq: u64) -> PeerStatement {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use p2psb_client::Locator;
 use p2psb_proto::error::{Reason, fact_of, reason_of};
 use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
-use p2psb_proto::model::{PeerId, ServiceName, limits};
+use p2psb_proto::model::{PeerId, ServiceName, ServiceQuery, limits};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_rendezvous_svc::Config;
 use p2psb_rendezvous_svc::core::services::{Day, rank};
@@ -40,7 +40,12 @@ async fn find(server: &TestServer, service: &str) -> Found {
     let mut client = server.client().await;
     let (mut found, mut page_token) = (Found { peers: Vec::new(), sampled: false }, String::new());
     loop {
-        let request = wire::FindByServiceRequest { service: service.into(), page_size: 1000, page_token };
+        let request = wire::FindByServiceRequest {
+            service: service.into(),
+            page_size: 1000,
+            page_token,
+            filters: vec![],
+        };
         let page = client.find_by_service(request).await.unwrap().into_inner();
         let ids = page.peers.into_iter().map(|peer| LocatedPeer::try_from(peer).unwrap().peer_id());
         found.peers.extend(ids);
@@ -135,8 +140,9 @@ async fn a_flood_of_providers_is_sampled_and_does_not_hide_the_endorsed_one() {
     let server = TestServer::start_at(clock, bridged(&key, |c| c.endorse = vec![endorse])).await;
     endorsed.register(&server, 1).await.unwrap();
     let service: ServiceName = SERVICE.parse().unwrap();
+    let wanted = ServiceQuery::from(service.clone());
     let locator = Locator::new(network(), &[server.pinned()], dialer());
-    let found = locator.find_by_service(&service).await.unwrap();
+    let found = locator.find_by_service(&wanted).await.unwrap();
     assert_eq!((found.peers.len(), found.sampled), (1, false));
 
     let link = RawLink::dial(&Peer::new(), server.connection().await, Some(key.bytes())).await.unwrap();

@@ -1,16 +1,17 @@
 //! What anyone may ask.
 
-use p2psb_client::{Connection, Endpoint};
+use p2psb_client::{Connection, Endpoint, Locator};
 use p2psb_proto::error::Reason;
 use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
-use p2psb_proto::model::{PeerId, Signed};
+use p2psb_proto::model::{PeerId, ServiceName, ServiceQuery, Signed};
+use p2psb_proto::wire::common::v1::AttributeFilter;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::locate_stream_response::Result as Answer;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServiceClient;
 use p2psb_runtime::Service as _;
 
-use crate::harness::{TestServer, reason};
-use crate::peer::Peer;
+use crate::harness::{TestServer, dialer, reason};
+use crate::peer::{Peer, network};
 
 #[tokio::test]
 async fn an_unknown_peer_and_a_wrong_id_are_told_apart() {
@@ -80,7 +81,8 @@ async fn page(
     page_size: u32,
     page_token: String,
 ) -> (Vec<LocatedPeer>, String) {
-    let request = wire::FindByServiceRequest { service: "chat".into(), page_size, page_token };
+    let request =
+        wire::FindByServiceRequest { service: "chat".into(), page_size, page_token, ..Default::default() };
     let answer = client.find_by_service(request).await.unwrap().into_inner();
     (answer.peers.into_iter().map(|p| LocatedPeer::try_from(p).unwrap()).collect(), answer.next_page_token)
 }
@@ -117,17 +119,73 @@ async fn providers_are_found_page_by_page_online_ones_first() {
     assert_eq!(ids(&paged), ids(&whole));
 }
 
+fn filter(key: &str, values: &[&str]) -> AttributeFilter {
+    AttributeFilter { key: key.into(), values: values.iter().map(|value| (*value).into()).collect() }
+}
+
 #[tokio::test]
-async fn wrong_names_and_tokens_are_refused() {
+async fn only_providers_whose_own_record_meets_the_filters_are_found() {
     let server = TestServer::start(|_| ()).await;
+    let mut ids = std::collections::BTreeMap::<&str, Vec<PeerId>>::new();
+    for region in ["eu", "us", "eu", "asia", "eu"] {
+        let mut peer = Peer::offering("chat");
+        peer.services[0].attributes = vec![("region".into(), region.into()), ("tier".into(), "1".into())];
+        peer.register(&server, 1).await.unwrap();
+        ids.entry(region).or_default().push(peer.id());
+        ids.get_mut(region).unwrap().sort_unstable();
+    }
+    Peer::offering("chat").register(&server, 1).await.unwrap();
     let mut client = server.client().await;
-    let mut ask = async |service: &str, token: &str| {
-        let request =
-            wire::FindByServiceRequest { service: service.into(), page_size: 1, page_token: token.into() };
-        reason(client.find_by_service(request).await)
+    let mut find = async |filters: &[AttributeFilter]| {
+        let (mut found, mut page_token) = (Vec::new(), String::new());
+        loop {
+            let filters = filters.to_vec();
+            let request =
+                wire::FindByServiceRequest { service: "chat".into(), page_size: 2, page_token, filters };
+            let answer = client.find_by_service(request).await.unwrap().into_inner();
+            found.extend(answer.peers.into_iter().map(|p| LocatedPeer::try_from(p).unwrap().peer_id()));
+            page_token = answer.next_page_token;
+            if page_token.is_empty() {
+                return found;
+            }
+        }
     };
-    assert_eq!(ask("No Name", "").await, Reason::InvalidArgument);
-    assert_eq!(ask("chat", "abc").await, Reason::PageTokenInvalid);
+    assert_eq!(find(&[filter("region", &["eu"])]).await, ids["eu"]);
+    assert_eq!(find(&[filter("region", &["asia", "us"]), filter("tier", &["1"])]).await.len(), 2);
+    assert_eq!(find(&[filter("region", &["eu"]), filter("tier", &["2"])]).await, []);
+    assert_eq!(find(&[filter("tier", &[])]).await.len(), 5);
+    assert_eq!(find(&[]).await.len(), 6);
+    let locator = Locator::new(network(), &[server.pinned()], dialer());
+    let wanted = ServiceQuery::from("chat".parse::<ServiceName>().unwrap()).having("region", ["eu"]).unwrap();
+    let found = locator.find_by_service(&wanted).await.unwrap().peers;
+    assert_eq!(found.iter().map(LocatedPeer::peer_id).collect::<Vec<_>>(), ids["eu"]);
+}
+
+#[tokio::test]
+async fn wrong_names_filters_and_tokens_are_refused() {
+    let server = TestServer::start(|_| ()).await;
+    for _ in 0..2 {
+        Peer::offering("chat").register(&server, 1).await.unwrap();
+    }
+    let mut client = server.client().await;
+    let (_, token) = page(&mut client, 1, String::new()).await;
+    let mut ask = async |service: &str, token: &str, filters: Vec<AttributeFilter>| {
+        let (service, page_token) = (service.into(), token.into());
+        reason(
+            client
+                .find_by_service(wire::FindByServiceRequest { service, page_size: 1, page_token, filters })
+                .await,
+        )
+    };
+    assert_eq!(ask("No Name", "", vec![]).await, Reason::InvalidArgument);
+    assert_eq!(ask("chat", "", vec![filter("", &[])]).await, Reason::InvalidArgument);
+    assert_eq!(ask("chat", "", vec![filter("k", &[]); 9]).await, Reason::InvalidArgument);
+    assert_eq!(ask("chat", "", vec![filter("k", &["v"; 17])]).await, Reason::InvalidArgument);
+    assert_eq!(ask("chat", "abc", vec![]).await, Reason::PageTokenInvalid);
+    assert_eq!(ask("mail", &token, vec![]).await, Reason::PageTokenInvalid);
+    assert_eq!(ask("chat", &token, vec![filter("region", &["eu"])]).await, Reason::PageTokenInvalid);
+    let (second, end) = page(&mut client, 1, token).await;
+    assert_eq!((second.len(), end.as_str()), (1, ""), "the same query goes on");
 }
 
 #[tokio::test]
