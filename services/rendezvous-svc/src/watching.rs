@@ -1,13 +1,16 @@
 //! The watches of this server: the core's book of them, and how those who tell them are woken.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use p2psb_proto::model::PeerId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::core::watch::{Begin, Taken, TooManyWatched, WATCHED, WatchId, Watches};
+
+/// How long a watch waits for the owners of its peers before it begins.
+const PATIENCE: Duration = Duration::from_millis(800);
 
 /// See the module.
 #[derive(Debug)]
@@ -55,6 +58,7 @@ fn wake(woken: Vec<Arc<Notify>>) {
 /// A watch that is open; it ends when this is dropped.
 pub(crate) struct OpenWatch {
     node: Arc<crate::node::Node>,
+    peers: Box<[PeerId]>,
     id: WatchId,
     wake: Arc<Notify>,
     /// How it began.
@@ -62,15 +66,33 @@ pub(crate) struct OpenWatch {
 }
 
 impl OpenWatch {
-    /// Begins to watch.
+    /// Begins to watch, here and at the owners of the peers.
     pub(crate) fn new(
         node: &Arc<crate::node::Node>,
         peers: Box<[PeerId]>,
         from: Option<u64>,
     ) -> Result<Self, TooManyWatched> {
         let wake = Arc::<Notify>::default();
-        let (id, begin) = node.hub.watching.0.lock().open(peers, from, Arc::clone(&wake))?;
-        Ok(Self { node: Arc::clone(node), id, wake, begin })
+        let (id, begin) = node.hub.watching.0.lock().open(peers.clone(), from, Arc::clone(&wake))?;
+        node.hub.tell(|bridge| peers.iter().for_each(|peer| bridge.watch(*peer)));
+        Ok(Self { node: Arc::clone(node), peers, id, wake, begin })
+    }
+
+    /// Resolves when owners of all the peers have said how they are, or have had time enough.
+    pub(crate) async fn settled(&self) {
+        let hub = &self.node.hub;
+        let all = async {
+            loop {
+                let mut heard = std::pin::pin!(hub.heard_of_peers.notified());
+                heard.as_mut().enable();
+                if self.peers.iter().all(|peer| hub.bridge.lock().interest().is_settled(peer)) {
+                    return;
+                }
+                heard.await;
+            }
+        };
+        // What is heard later is told as a change.
+        let _ = tokio::time::timeout(PATIENCE, all).await;
     }
 
     /// Whom to tell of next, `most` at most.
@@ -92,5 +114,6 @@ impl OpenWatch {
 impl Drop for OpenWatch {
     fn drop(&mut self) {
         self.node.hub.watching.0.lock().close(self.id);
+        self.node.hub.tell(|bridge| self.peers.iter().for_each(|peer| bridge.unwatch(peer)));
     }
 }

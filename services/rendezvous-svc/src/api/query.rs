@@ -9,7 +9,7 @@ use p2psb_proto::wire::common::v1::LocatedPeer;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 
 use super::status::not_an_id;
-use crate::backbone::asking;
+use crate::backbone::{asking, finding};
 use crate::convert;
 use crate::core::directory::{PageLimits, Query};
 use crate::core::page::Cursor;
@@ -40,21 +40,15 @@ pub(super) async fn located(node: &Arc<Node>, peer_id: &[u8]) -> Result<LocatedP
 }
 
 /// Which peers provide this service?
-pub(super) fn find_by_service(
-    node: &Node,
+pub(super) async fn find_by_service(
+    node: &Arc<Node>,
     request: wire::FindByServiceRequest,
 ) -> Result<wire::FindByServiceResponse, Failure> {
     let wanted = ServiceQuery::parse(&request.service, request.filters)?;
     let from = Cursor::parse(&request.page_token, &wanted)?;
     let limits = PageLimits { items: page_size(request.page_size, DEFAULT_PAGE), bytes: limits::PAGE_BYTES };
-    let query = Query { wanted, from, limits };
-    let now = node.now();
-    let page = node.directory.read().find(&query, now);
-    Ok(wire::FindByServiceResponse {
-        peers: page.peers.iter().map(convert::located).collect::<Result<_, _>>()?,
-        next_page_token: page.next.map(|next| next.to_token(&query.wanted)).unwrap_or_default(),
-        sampled: page.sampled,
-    })
+    let page = finding::find(node, Query { wanted: wanted.clone(), from, limits }).await?;
+    finding::to_wire(&page, &wanted)
 }
 
 /// Every rendezvous of this backbone.

@@ -77,7 +77,7 @@ impl RendezvousService for Rendezvous {
         &self,
         request: Request<wire::FindByServiceRequest>,
     ) -> Result<Response<wire::FindByServiceResponse>, Status> {
-        Ok(Response::new(query::find_by_service(&self.0, request.into_inner())?))
+        Ok(Response::new(query::find_by_service(&self.0, request.into_inner()).await?))
     }
 
     async fn list_rendezvous(

@@ -127,6 +127,7 @@ impl Teller {
         if resync {
             self.send(Message::Resync(wire::WatchResync {})).await?;
         }
+        self.open.settled().await;
         let mut marks = interval(MARK_INTERVAL);
         marks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -14,7 +14,7 @@ use p2psb_proto::wire::rendezvous::v1::bridge_answer::Answer as Arm;
 use p2psb_proto::wire::rendezvous::v1::bridge_question::Question;
 use prost::Message as _;
 
-use super::stating;
+use super::{finding, stating};
 use crate::convert;
 use crate::core::directory::{Located, NotLocated};
 use crate::core::lookup::{Answer, Lookup, Outcome, Patience, Step};
@@ -136,8 +136,8 @@ impl Asking<'_> {
                     self.lookup.failed(by);
                 }
             },
-            // The link ended, or the member is older than the question.
-            None => self.lookup.failed(by),
+            // The link ended, or the member did not understand the question.
+            Some(Arm::Providers(_)) | None => self.lookup.failed(by),
         }
     }
 
@@ -163,14 +163,15 @@ impl Asking<'_> {
         let seq = record.value().seq;
         let by_home = !views.is_empty();
         let presence = crate::core::directory::presence(views, record.value().issued, now);
-        Ok(Answer::Found { found: Located { bytes, presence }, seq, by_home })
+        Ok(Answer::Found { found: Located { peer: self.peer, bytes, presence }, seq, by_home })
     }
 }
 
 /// Answers a member that asks.
-pub(super) fn answer(node: &Node, question: &wire::BridgeQuestion) -> wire::BridgeAnswer {
-    let answer = match &question.question {
-        Some(Question::Locate(id)) => PeerId::from_slice(id).ok().map(|peer| locate(node, &peer)),
+pub(super) fn answer(node: &Node, question: wire::BridgeQuestion) -> wire::BridgeAnswer {
+    let answer = match question.question {
+        Some(Question::Locate(id)) => PeerId::from_slice(&id).ok().map(|peer| locate(node, &peer)),
+        Some(Question::Find(asked)) => finding::answer(node, asked).ok(),
         None => None,
     };
     wire::BridgeAnswer { number: question.number, answer }

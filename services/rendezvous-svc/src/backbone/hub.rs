@@ -36,7 +36,7 @@ pub(crate) struct Hub {
     /// The ring has to be looked at sooner than it would be.
     stirred: Notify,
     /// Some member said how peers are that this server asked for.
-    pub(super) heard_of_peers: Notify,
+    pub(crate) heard_of_peers: Notify,
     /// Of what this server said last as a home.
     revision: AtomicU64,
     /// Told of every link that comes or goes, and of members that were heard of.

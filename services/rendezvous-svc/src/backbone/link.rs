@@ -231,7 +231,7 @@ impl Link {
                 }
             }
             Frame::Question(question) => {
-                self.mailbox.say(Frame::Answer(asking::answer(&self.node, &question)))
+                self.mailbox.say(Frame::Answer(asking::answer(&self.node, question)))
             }
             Frame::Answer(answer) => self.mailbox.answered(answer),
             Frame::Hello(_) | Frame::Authenticate(_) => {

@@ -7,11 +7,12 @@
 //!
 //! - `dial`, `handshake`, `trust`: how a link comes to be; `link`, `frame`, `mailbox`: how it lives.
 //! - `batch`, `stating`, `hearing`: what is told, and what is made of it.
-//! - `asking`: questions to owners. `hub`, `turning`: what all links share, and the task that turns the ring.
+//! - `asking`, `finding`: questions to owners. `hub`, `turning`: what all links share, and the task that turns the ring.
 
 pub(crate) mod asking;
 mod batch;
 pub(crate) mod dial;
+pub(crate) mod finding;
 mod frame;
 mod handshake;
 mod hearing;

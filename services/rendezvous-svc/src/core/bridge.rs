@@ -270,6 +270,13 @@ impl<C: Clone + Ord> Bridge<C> {
         self.view.owns(Key::peer(peer))
     }
 
+    /// Whether all that is to be known of a key is known here: this member owns it, did so a moment ago, and has finished syncing.
+    #[must_use]
+    pub fn knows_all(&self, key: Key) -> bool {
+        let owned = self.view.before().is_none_or(|before| before.owners(key).contains(&self.own));
+        self.syncing.is_finished() && owned && self.view.owns(key)
+    }
+
     /// Whether it owns a key, or did a moment ago.
     fn counts_for(&self, key: Key) -> bool {
         self.view.to_tell(key).any(|owner| owner == self.own)

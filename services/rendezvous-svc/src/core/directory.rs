@@ -64,6 +64,8 @@ pub enum NotLocated {
 /// A peer that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Located {
+    /// Who.
+    pub peer: PeerId,
     /// The wire form of its record.
     pub bytes: Bytes,
     /// Whether it is there.
@@ -189,7 +191,8 @@ impl Directory {
     }
 
     fn located(&self, peer: &PeerId, entry: &Entry, now: Now) -> Located {
-        Located { bytes: entry.bytes().clone(), presence: self.presence_of(peer, entry, now) }
+        let presence = self.presence_of(peer, entry, now);
+        Located { peer: *peer, bytes: entry.bytes().clone(), presence }
     }
 
     /// Which peers provide a service? Those that are online first, each part in the order of ids. Looks at [`LOOKED_AT`]

@@ -1,7 +1,7 @@
 //! Presence is told to whoever asked for it: what this member watches at others, and what others watch here.
 //!
 //! Invariants:
-//! - Whoever is watched is subscribed at all owners of its id; when they change, an old one is given up only after all new
+//! - Whoever is watched is subscribed at all owners of its id, unless this member is one; when they change, an old one is given up only after all new
 //!   ones have answered, or left the ring themselves.
 //! - A change of presence reaches exactly the members that subscribed to that id, each within its limit.
 
@@ -44,13 +44,16 @@ impl Watched {
     }
 
     fn post_at(&mut self, peer: &PeerId, view: &View) -> Vec<PeerId> {
-        let owners = view.owners(Key::peer(peer));
+        let owners: Vec<PeerId> = match view.owners(Key::peer(peer)) {
+            // What this member owns it hears from the homes themselves.
+            owners if owners.contains(&view.own()) => vec![view.own()],
+            owners => owners.iter().collect(),
+        };
         for post in &mut self.posts {
             post.is_old = !owners.contains(&post.owner);
         }
         let known = |posts: &[Post], owner: &PeerId| posts.iter().any(|post| post.owner == *owner);
-        let new: Vec<PeerId> = owners.iter().filter(|owner| !known(&self.posts, owner)).collect();
-        // What this member owns it hears anyway.
+        let new: Vec<PeerId> = owners.into_iter().filter(|owner| !known(&self.posts, owner)).collect();
         let post = |owner: &PeerId| Post { owner: *owner, answered: *owner == view.own(), is_old: false };
         self.posts.extend(new.iter().map(post));
         new

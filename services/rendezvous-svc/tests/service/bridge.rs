@@ -13,7 +13,10 @@ use crate::member::{Impostor, KeyFile, RawLink};
 use crate::peer::{Peer, now};
 use crate::watch::{Said, Watch};
 
-fn member<'a>(key: &KeyFile, peers: impl IntoIterator<Item = &'a TestServer>) -> impl FnOnce(&mut Config) {
+pub(crate) fn member<'a>(
+    key: &KeyFile,
+    peers: impl IntoIterator<Item = &'a TestServer>,
+) -> impl FnOnce(&mut Config) {
     let peers: Vec<_> = peers.into_iter().map(|server| server.endpoint.clone()).collect();
     let key = key.path();
     move |config| {

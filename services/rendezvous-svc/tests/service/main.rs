@@ -10,5 +10,6 @@ mod peer;
 mod proofs;
 mod query;
 mod register;
+mod ring;
 mod session;
 mod watch;
