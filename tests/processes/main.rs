@@ -3,6 +3,7 @@
 // A test fails loudly; its helpers may, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod backbone;
 mod commandline;
 mod commands;
 mod configuration;

@@ -204,7 +204,8 @@ fn node(
     directory.knowledge_since = UnixMillis(config.clock.unix_millis());
     let (operator, now) = (Operator::of(&id, config.operator.as_deref()), config.clock.now());
     let bridge = Bridge::new(id, operator, directory.knowledge_since.0, Timing::default(), now);
-    let bridge = if config.trust.is_some() { bridge } else { bridge.alone(now) };
+    // Who knows of no other member is the first one, or the only one: nobody tells it anything before it is asked.
+    let bridge = if config.bridge_peers.is_empty() { bridge.alone(now) } else { bridge };
     Ok(Node {
         id,
         network: config.network,

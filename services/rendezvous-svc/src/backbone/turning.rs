@@ -1,8 +1,10 @@
-//! The task that turns the ring: it notices who joined and left, and goes on telling new owners what they own, at a pace that
-//! leaves room for everything else.
+//! The task that turns the ring: it notices who joined and left, goes on telling new owners what they own, and forgets what this
+//! member owns no longer, at a pace that leaves room for everything else.
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use p2psb_proto::model::PeerId;
 
 use crate::core::Now;
 use crate::core::directory::Directory;
@@ -38,8 +40,10 @@ impl Holdings for Page<'_> {
 
 /// Turns until the server drains.
 pub(crate) async fn turn(node: Arc<Node>) {
+    let mut leftovers = Leftovers::default();
     loop {
-        let pause = if step(&node) { INTERVAL } else { PAUSE };
+        let is_over = step(&node) && leftovers.step(&node);
+        let pause = if is_over { INTERVAL } else { PAUSE };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = node.hub.stirred() => {}
@@ -66,4 +70,47 @@ pub(crate) fn step(node: &Node) -> bool {
     metrics::gauge!("rendezvous_ring_members").set(ring.0 as f64);
     metrics::gauge!("rendezvous_ring_disagreeing").set(ring.1 as f64);
     is_over
+}
+
+/// What this member held as an owner and owns no longer. It is forgotten once the ring of before does not count any more, and all
+/// new owners have it: kept longer it would grow old, and be taken for the truth when this member comes to own it again.
+#[derive(Debug, Default)]
+struct Leftovers {
+    /// The ring changed since it was looked last.
+    pending: bool,
+    at: Option<Place>,
+}
+
+impl Leftovers {
+    /// Looks at some entries. Returns whether there is nothing to do now.
+    fn step(&mut self, node: &Node) -> bool {
+        let (is_changing, is_done) = {
+            let bridge = node.hub.bridge.lock();
+            (bridge.view().before().is_some(), bridge.is_done())
+        };
+        if is_changing {
+            *self = Self { pending: true, at: None };
+        }
+        if is_changing || !self.pending || !is_done {
+            return true;
+        }
+        let (now, mut directory) = (node.now(), node.directory.write());
+        let page: Vec<(Place, PeerId)> = directory.table.after(self.at).take(STEP).collect();
+        let stays = |peer: &PeerId| {
+            let services = directory.table.service_keys(peer);
+            *peer == node.id
+                || directory.members.contains(peer)
+                || directory.sessions.stated(peer, now.mono).is_some()
+                || node.hub.bridge.lock().has_to_hold(peer, &services)
+        };
+        let leaves: Vec<PeerId> = page.iter().map(|(_, peer)| *peer).filter(|peer| !stays(peer)).collect();
+        for peer in &leaves {
+            directory.table.forget(peer);
+            directory.presence.forget(peer);
+        }
+        metrics::counter!("rendezvous_handed_over_total").increment(leaves.len() as u64);
+        self.at = page.last().map(|(at, _)| *at);
+        self.pending = page.len() == STEP;
+        !self.pending
+    }
 }

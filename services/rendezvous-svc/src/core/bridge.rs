@@ -270,6 +270,14 @@ impl<C: Clone + Ord> Bridge<C> {
         self.view.owns(Key::peer(peer))
     }
 
+    /// Whether this member has to hold what is known of a peer that offers these services: it owns one of the keys, did so a moment
+    /// ago, or follows the peer for somebody.
+    #[must_use]
+    pub fn has_to_hold(&self, peer: &PeerId, services: &[Key]) -> bool {
+        let mut keys = std::iter::once(Key::peer(peer)).chain(services.iter().copied());
+        self.interest.is_watched(peer) || keys.any(|key| self.counts_for(key))
+    }
+
     /// Whether all that is to be known of a key is known here: this member owns it, did so a moment ago, and has finished syncing.
     #[must_use]
     pub fn knows_all(&self, key: Key) -> bool {

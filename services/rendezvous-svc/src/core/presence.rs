@@ -240,6 +240,14 @@ impl Presence {
         })
     }
 
+    /// Forgets what homes said of a peer: others own it, and what is said from now on is not heard here.
+    pub fn forget(&mut self, peer: &PeerId) {
+        for heard in self.peers.remove(peer).unwrap_or_default() {
+            self.offline.remove(&(heard.statement.heard, *peer, heard.home));
+            self.statements = self.statements.saturating_sub(1);
+        }
+    }
+
     /// Forgets one that is OFFLINE. Returns whether there was any.
     fn make_room(&mut self) -> bool {
         let Some((_, peer, home)) = self.offline.pop_first() else { return false };
@@ -430,6 +438,19 @@ mod tests {
         p.mark_through(|home| *home == peer(HOME), at(12));
         assert_eq!(state(&p, at(26)), PresenceState::Online);
         assert_eq!(p.view(&peer(2), at(26)).unwrap().state, PresenceState::Suspect);
+    }
+
+    #[test]
+    fn what_others_own_is_forgotten_as_a_whole() {
+        let t = Time::start();
+        let (mut p, now) = (presence(t), t.at(1).mono);
+        say(&mut p, peer(HOME), peer(1), said(1, PresenceState::Offline, now));
+        say(&mut p, peer(OTHER), peer(1), said(1, PresenceState::Online, now));
+        say(&mut p, peer(OTHER), peer(2), said(1, PresenceState::Online, now));
+        p.forget(&peer(1));
+        p.forget(&peer(3));
+        assert!(p.view(&peer(1), now).is_none() && p.view(&peer(2), now).is_some());
+        assert_eq!((p.statements, p.offline.len()), (1, 0));
     }
 
     #[test]

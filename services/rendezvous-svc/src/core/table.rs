@@ -390,6 +390,11 @@ impl Table {
         offers.into_iter().flatten().map(|offer| Key::service(offer.name())).collect()
     }
 
+    /// Forgets a peer: others own it.
+    pub fn forget(&mut self, peer: &PeerId) {
+        self.take_out(peer);
+    }
+
     /// Forgets at most `most` peers whose time is over; returns how many.
     pub fn sweep(&mut self, now: UnixMillis, most: usize) -> usize {
         let due: Vec<PeerId> = self
