@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
+use crate::engine::Config;
+use crate::engine::leaving::{ABSENT, Deaths, leaving};
 use crate::engine::placement::measure;
-use crate::engine::store::Shelf;
-use crate::engine::{Config, Report, World};
 
 pub(crate) fn is_long() -> bool {
     std::env::var_os("P2PSB_SIM_LONG").is_some()
@@ -27,25 +27,6 @@ fn keys_lie_evenly_and_few_move() {
     assert!(spread.most <= 1.05 && spread.join <= 1.05 && spread.leave <= 1.05, "{spread:?}");
 }
 
-/// Members leave one after the other, some of them for good, while peers are looked for everywhere.
-pub(crate) fn leaving(config: Config, leave: usize) -> Report {
-    let mut world = World::<Shelf>::new(config);
-    world.run(10_000);
-    world.come(30_000);
-    world.run(40_000);
-    for _ in 0..leave {
-        let up = world.up();
-        let one = world.rng.choice(up).unwrap();
-        let quietly = world.rng.bool();
-        world.kill(one, quietly);
-        world.run(15_000);
-        world.check_dead();
-    }
-    world.run(60_000);
-    world.check_present(5_000);
-    world.report.clone()
-}
-
 #[test]
 fn while_members_leave_nearly_every_locate_is_answered_within_one_hop() {
     let short = Config {
@@ -66,11 +47,16 @@ fn while_members_leave_nearly_every_locate_is_answered_within_one_hop() {
         tick: 500,
         ..short.clone()
     };
-    let (config, leave, runs) = if is_long() { (long, 20, 1) } else { (short, 6, 2) };
+    let (config, deaths, runs) = if is_long() {
+        (long, Deaths { apart: 3, close: 12 }, 1)
+    } else {
+        (short, Deaths { apart: 1, close: 5 }, 2)
+    };
     for seed in seeds(runs).take(runs as usize) {
         let start = Instant::now();
-        let report = leaving(Config { seed, ..config.clone() }, leave);
+        let report = leaving(Config { seed, ..config.clone() }, deaths);
         eprintln!("seed {seed}, {:?}: {report}", start.elapsed());
         assert!(report.found() >= 0.999, "seed {seed}: {report}");
+        assert!(report.absent <= ABSENT, "seed {seed}: {report}");
     }
 }

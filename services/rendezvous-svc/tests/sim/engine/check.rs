@@ -2,16 +2,26 @@
 
 use std::rc::Rc;
 
+use p2psb_rendezvous_svc::core::placement::Placement;
 use p2psb_rendezvous_svc::core::presence::MARKS_MISSED;
 
 use super::net::Millis;
 use super::store::Store;
-use super::world::World;
+use super::world::{Few, World};
 
 /// How long after it told something a peer may be with no owner.
 const SETTLED: Millis = 3_000;
 /// How long what was noticed takes to be known to all.
 const SLACK: Millis = 5_000;
+/// Who is asked for peers.
+#[derive(Clone, Copy)]
+struct Asker {
+    member: usize,
+    is_first: bool,
+}
+
+/// Rings whose owners are remembered.
+const RINGS: usize = 16;
 
 impl<S: Store> World<S> {
     /// Lets time pass and looks every second: no living peer is with no owner for longer than `most`, and the dead own nothing.
@@ -26,47 +36,84 @@ impl<S: Store> World<S> {
 
     /// Looks for every living peer at the owners that some members would ask.
     pub(crate) fn check_present(&mut self, most: Millis) {
-        let up = self.up();
-        let truth = self.truth();
-        for askers in 0..2 {
-            let Some(asker) = self.rng.choice(up.iter().copied()) else { return };
-            let owners = self.owners(asker);
+        for asker in self.askers() {
+            let rings = self.rings_of(asker.member);
             for n in 0..self.living.len() {
                 let peer = self.living[n];
-                let one = &self.peers[peer as usize];
-                if one.seq == 0 || self.now - one.told < SETTLED && one.before == 0 {
-                    continue;
-                }
-                let is_there = owners[peer as usize].iter().any(|owner| {
-                    let owner = &self.members[*owner];
-                    owner.is_up && owner.store.valid(peer, owner.wall(truth)).is_some()
-                });
-                if is_there {
-                    if askers == 0 {
-                        self.absent.remove(&peer);
-                    }
-                    continue;
-                }
-                let since = *self.absent.entry(peer).or_insert(self.now);
-                self.report.absent = self.report.absent.max(self.now - since);
-                if self.now - since > most {
-                    self.fail(&format!("peer {peer} has been with no owner that {asker} sees since {since}"));
-                }
+                let owners = rings.iter().flat_map(|ring| ring[peer as usize]).flatten();
+                self.look_for(peer, asker, owners.map(usize::from), most);
             }
         }
     }
 
-    /// Whom a member would ask for each peer. Members see few different rings, and seldom new ones.
-    fn owners(&mut self, asker: usize) -> Rc<Vec<Vec<usize>>> {
+    /// The same for some peers of very many.
+    pub(crate) fn check_some(&mut self, peers: &[u32], most: Millis) {
+        for asker in self.askers() {
+            let view = self.members[asker.member].bridge.view().clone();
+            for peer in peers {
+                let owners: Vec<_> = view.to_tell(self.ids.key(*peer)).map(|id| self.numbers[&id]).collect();
+                self.look_for(*peer, asker, owners.into_iter(), most);
+            }
+        }
+    }
+
+    /// Two members, as different ones may see different rings.
+    fn askers(&mut self) -> Vec<Asker> {
+        let up = self.up();
+        let members: Vec<_> = (0..2).filter_map(|_| self.rng.choice(up.iter().copied())).collect();
+        members.into_iter().zip([true, false]).map(|(member, is_first)| Asker { member, is_first }).collect()
+    }
+
+    fn look_for(&mut self, peer: u32, asker: Asker, mut owners: impl Iterator<Item = usize>, most: Millis) {
+        let one = &self.peers[peer as usize];
+        if !one.is_living || one.seq == 0 || self.now - one.told < SETTLED && one.before == 0 {
+            return;
+        }
+        let truth = self.truth();
+        let is_there = owners.any(|owner| {
+            let owner = &self.members[owner];
+            owner.is_up && owner.store.valid(peer, owner.wall(truth)).is_some()
+        });
+        if is_there {
+            if asker.is_first {
+                self.absent.remove(&peer);
+            }
+            return;
+        }
+        let since = *self.absent.entry(peer).or_insert(self.now);
+        self.report.absent = self.report.absent.max(self.now - since);
+        if self.now - since > most {
+            let asker = asker.member;
+            self.fail(&format!("peer {peer} has been with no owner that {asker} sees since {since}"));
+        }
+    }
+
+    /// Peers of whom a member holds something that others may need: those whom it owns, and those whose home it is.
+    pub(crate) fn depend_on(&self, member: usize) -> Vec<u32> {
+        let (id, ring) = (self.names[member], self.members[member].bridge.view().current());
+        let owns = |peer: u32| ring.owners(self.ids.key(peer)).contains(&id);
+        let is_home = |peer: &u32| self.members[member].sessions.contains(peer);
+        self.living.iter().copied().filter(|peer| is_home(peer) || owns(*peer)).collect()
+    }
+
+    /// Whom a member would ask for each peer: the owners in its ring, and in the one before while that still counts.
+    fn rings_of(&mut self, asker: usize) -> Vec<Rc<[Few]>> {
         let view = self.members[asker].bridge.view().clone();
-        let rings = (view.current().digest(), view.before().map(|before| before.digest()));
-        if self.rings.len() > 16 {
+        std::iter::once(view.current()).chain(view.before()).map(|ring| self.owners_in(ring)).collect()
+    }
+
+    /// Members see few different rings, and seldom new ones.
+    fn owners_in(&mut self, ring: &Placement) -> Rc<[Few]> {
+        if self.rings.len() > RINGS {
             self.rings.clear();
         }
         let (ids, numbers) = (&self.ids, &self.numbers);
-        let owners = |peer| view.to_tell(ids.key(peer)).map(|owner| numbers[&owner]).collect();
-        let all = self.rings.entry(rings);
-        Rc::clone(all.or_insert_with(|| Rc::new((0..self.config.peers).map(owners).collect())))
+        let owners = |peer| -> Few {
+            let mut owners = ring.owners(ids.key(peer)).iter().map(|owner| numbers[&owner] as u16);
+            std::array::from_fn(|_| owners.next())
+        };
+        let all = self.rings.entry(ring.digest());
+        Rc::clone(all.or_insert_with(|| (0..self.config.peers).map(owners).collect()))
     }
 
     /// Who has been dead for longer than its grace is in nobody's ring, and after the overlap in nobody's past.

@@ -1,6 +1,7 @@
 //! Who takes part: ids of peers and members, and what owns them.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use p2psb_proto::model::{PeerId, PublicKey, SecretKey};
 use p2psb_rendezvous_svc::core::placement::Key;
@@ -19,10 +20,36 @@ pub(crate) fn secret(n: u32) -> SecretKey {
     SecretKey::from_seed(&seed)
 }
 
+/// What belongs to an id. Nobody chooses ids here to do harm, and they are looked up more often than anything else.
+pub(crate) type ById<T> = HashMap<PeerId, T, BuildHasherDefault<Quick>>;
+
+/// A hash of few steps.
+#[derive(Default)]
+pub(crate) struct Quick(u64);
+
+impl Hasher for Quick {
+    fn write(&mut self, bytes: &[u8]) {
+        for some in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..some.len()].copy_from_slice(some);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+
+    fn finish(&self) -> u64 {
+        // The table uses the highest bits and the lowest, which differ least.
+        self.0 ^ self.0 >> 32
+    }
+}
+
 /// Peers by number.
 pub(crate) struct Ids {
     all: Vec<(PeerId, Key)>,
-    numbers: HashMap<PeerId, u32>,
+    numbers: ById<u32>,
 }
 
 impl Ids {

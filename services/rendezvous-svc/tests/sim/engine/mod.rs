@@ -5,6 +5,7 @@
 
 pub(crate) mod check;
 pub(crate) mod ids;
+pub(crate) mod leaving;
 pub(crate) mod member;
 pub(crate) mod net;
 pub(crate) mod peers;

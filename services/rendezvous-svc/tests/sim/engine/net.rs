@@ -62,7 +62,8 @@ pub(crate) enum Event<R> {
         member: usize,
         life: u64,
     },
-    Arrive(Packet<R>),
+    /// In a box: what most entries of the queue hold is far smaller.
+    Arrive(Box<Packet<R>>),
     Dial {
         from: usize,
         to: usize,

@@ -1,7 +1,9 @@
 //! The placement function by itself: how evenly keys lie, and how many move.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
+use p2psb_proto::model::PeerId;
 use p2psb_rendezvous_svc::core::placement::{Key, OWNERS, Operator, Placement};
 
 use super::ids::cheap;
@@ -17,7 +19,7 @@ pub(crate) struct Spread {
     pub(crate) leave: f64,
 }
 
-/// Places `keys` keys on `members` members of `operators` operators.
+/// Places `keys` keys on `members` members of `operators` operators, on all cores that there are.
 pub(crate) fn measure(members: u64, operators: u64, keys: u64) -> Spread {
     let ring = |n: u64| {
         let member =
@@ -25,21 +27,47 @@ pub(crate) fn measure(members: u64, operators: u64, keys: u64) -> Spread {
         Placement::new((0..n).map(member))
     };
     let (whole, smaller) = (ring(members), ring(members - 1));
+    let parts = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let counts: Vec<Counts> = std::thread::scope(|scope| {
+        let part = |n| keys * n / parts..keys * (n + 1) / parts;
+        let threads: Vec<_> = (0..parts)
+            .map(|n| {
+                scope.spawn({
+                    let (whole, smaller) = (&whole, &smaller);
+                    move || Counts::of(part(n), whole, smaller)
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
     let mut copies = HashMap::new();
-    for n in 0..keys {
-        whole
-            .owners(Key::peer(&cheap(1, n)))
-            .iter()
-            .for_each(|owner| *copies.entry(owner).or_insert(0u64) += 1);
+    for (owner, held) in counts.iter().flat_map(|count| &count.copies) {
+        *copies.entry(owner).or_insert(0) += held;
     }
-    let (mut join, mut leave) = (0u64, 0u64);
-    for n in 0..keys {
-        let key = Key::peer(&cheap(1, n));
-        let (with, without) = (whole.owners(key), smaller.owners(key));
-        join += with.iter().filter(|owner| !without.contains(owner)).count() as u64;
-        leave += without.iter().filter(|owner| !with.contains(owner)).count() as u64;
-    }
+    let moved = |of: fn(&Counts) -> u64| counts.iter().map(of).sum::<u64>() as f64;
     let mean = (keys * OWNERS as u64) as f64 / members as f64;
     let most = copies.values().copied().max().unwrap_or_default() as f64 / mean;
-    Spread { most, join: join as f64 / mean, leave: leave as f64 / mean }
+    Spread { most, join: moved(|count| count.join) / mean, leave: moved(|count| count.leave) / mean }
+}
+
+/// What was counted of a part of the keys.
+#[derive(Default)]
+struct Counts {
+    copies: HashMap<PeerId, u64>,
+    join: u64,
+    leave: u64,
+}
+
+impl Counts {
+    fn of(keys: Range<u64>, whole: &Placement, smaller: &Placement) -> Self {
+        let mut counts = Self::default();
+        for n in keys {
+            let key = Key::peer(&cheap(1, n));
+            let (with, without) = (whole.owners(key), smaller.owners(key));
+            with.iter().for_each(|owner| *counts.copies.entry(owner).or_default() += 1);
+            counts.join += with.iter().filter(|owner| !without.contains(owner)).count() as u64;
+            counts.leave += without.iter().filter(|owner| !with.contains(owner)).count() as u64;
+        }
+        counts
+    }
 }

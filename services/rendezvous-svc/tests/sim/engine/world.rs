@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use p2psb_proto::model::{PeerId, UnixMillis};
 use p2psb_rendezvous_svc::core::delivery::Arrived;
-use p2psb_rendezvous_svc::core::placement::Operator;
+use p2psb_rendezvous_svc::core::placement::{OWNERS, Operator};
 use p2psb_rendezvous_svc::core::ring::Timing;
 use p2psb_rendezvous_svc::core::telling::Origin;
 
-use super::ids::{Ids, cheap};
+use super::ids::{ById, Ids, cheap};
 use super::member::{End, Member, SILENCE};
 use super::net::{Batch, Event, Message, Millis, Net, Packet, Queue, Water};
 use super::peers::Peer;
@@ -74,8 +74,10 @@ impl Default for Config {
     }
 }
 
-/// Whom to ask for each peer, by the ring and the one before it.
-pub(crate) type Rings = HashMap<(u64, Option<u64>), Rc<Vec<Vec<usize>>>>;
+/// The numbers of a peer's owners.
+pub(crate) type Few = [Option<u16>; OWNERS];
+/// The owners of every peer, by the digest of the ring.
+pub(crate) type Rings = HashMap<u64, Rc<[Few]>>;
 
 /// See the module.
 pub(crate) struct World<S: Store> {
@@ -86,7 +88,7 @@ pub(crate) struct World<S: Store> {
     pub(crate) members: Vec<Member<S>>,
     /// Their ids.
     pub(crate) names: Vec<PeerId>,
-    pub(crate) numbers: HashMap<PeerId, usize>,
+    pub(crate) numbers: ById<usize>,
     pub(crate) ids: Ids,
     pub(crate) peers: Vec<Peer>,
     /// Peers that live, for choosing one.
@@ -197,7 +199,7 @@ impl<S: Store> World<S> {
     fn happen(&mut self, event: Event<S::Record>) {
         match event {
             Event::Tick { member, life } => self.tick(member, life),
-            Event::Arrive(packet) => self.arrive(packet),
+            Event::Arrive(packet) => self.arrive(*packet),
             Event::Dial { from, to } => self.dial(from, to),
             Event::Ended { at, from, link } => self.ended(at, from, link),
             Event::Refresh { peer, seq } => self.refresh(peer, seq),
@@ -302,9 +304,9 @@ impl<S: Store> World<S> {
         }
         if self.rng.u64(0..1000) < water.repeated {
             let again = at + self.rng.u64(0..200);
-            self.queue.put(again, Event::Arrive(packet.clone()));
+            self.queue.put(again, Event::Arrive(Box::new(packet.clone())));
         }
-        self.queue.put(at, Event::Arrive(packet));
+        self.queue.put(at, Event::Arrive(Box::new(packet)));
     }
 
     fn arrive(&mut self, packet: Packet<S::Record>) {
@@ -499,7 +501,7 @@ impl<S: Store> World<S> {
         let life = self.members[member].life;
         self.queue.put(self.now + 1, Event::Tick { member, life });
         for packet in self.stalled.remove(&member).unwrap_or_default() {
-            self.queue.put(self.now, Event::Arrive(packet));
+            self.queue.put(self.now, Event::Arrive(Box::new(packet)));
         }
     }
 }
