@@ -35,6 +35,18 @@ impl Crowd {
         })
     }
 
+    /// The peers of a seed that [`Self::seed`] gave: those of another process.
+    pub(crate) fn of(seed: &str) -> Result<Self> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(seed, &mut bytes).context("the seed of a crowd")?;
+        Ok(Self { seed: bytes, ..Self::new()? })
+    }
+
+    /// What another process makes the same peers of.
+    pub(crate) fn seed(&self) -> String {
+        hex::encode(self.seed)
+    }
+
     /// The key of one.
     pub(crate) fn key(&self, number: u64) -> SecretKey {
         SecretKey::from_seed(blake3::keyed_hash(&self.seed, &number.to_le_bytes()).as_bytes())

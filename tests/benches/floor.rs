@@ -179,7 +179,10 @@ impl tonic::codegen::Service<http::Request<Body>> for Bare {
         Box::pin(async move {
             let mut grpc = Grpc::new(ProstCodec::default());
             Ok(match request.uri().path() {
-                "/p2psb.rendezvous.v1.RendezvousService/Connect" => grpc.streaming(bare, request).await,
+                "/p2psb.rendezvous.v1.RendezvousService/Connect"
+                | "/p2psb.rendezvous.v1.RendezvousService/LocateStream" => {
+                    grpc.streaming(bare, request).await
+                }
                 _ => grpc.unary(bare, request).await,
             })
         })

@@ -6,27 +6,19 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use p2psb_e2e::eventually::wait_for;
-use p2psb_e2e::peer::{network, now};
 use p2psb_e2e::process::Process;
-use p2psb_e2e::trouble::{Context as _, Result, Trouble};
-use p2psb_proto::model::PeerId;
-use p2psb_proto::model::hello::Hello;
-use p2psb_proto::model::proof::{ProofRole, Transcript, nonce};
-use p2psb_proto::wire::rendezvous::v1 as rendezvous;
-use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
-use p2psb_proto::wire::rendezvous::v1::connect_response::Message as Down;
+use p2psb_e2e::trouble::{Context as _, Result};
 use prost::Message as _;
 use serde_json::json;
 use tempfile::TempDir;
 
 use crate::crowd::Crowd;
 use crate::floor::Flat;
-use crate::wire::{Heard, Target, Wire};
+use crate::session::{CONNECT, Session, say_and_hear};
+use crate::wire::{Target, Wire};
 
-const CONNECT: &str = "/p2psb.rendezvous.v1.RendezvousService/Connect";
 /// Handshakes at a time.
 const AT_A_TIME: usize = 32;
 /// What a client of a bare server says first: about as much as a hello.
@@ -120,67 +112,10 @@ async fn keep(mut wire: Wire) -> Result<()> {
 
 async fn open(plan: &Plan, target: &Target, crowd: &Crowd, number: u64) -> Result<Wire> {
     let mut wire = Wire::connect(target, Some(plan.source)).await?;
-    let stream = wire.open(CONNECT);
     if plan.proven {
-        authenticate(&mut wire, stream, crowd, number).await?;
-    } else {
-        say_and_hear(&mut wire, stream, &Flat::sized(FIRST_WORDS).encode_to_vec()).await?;
+        return Ok(Session::open(wire, crowd, number).await?.into_wire());
     }
+    let stream = wire.open(CONNECT);
+    say_and_hear(&mut wire, stream, &Flat::sized(FIRST_WORDS).encode_to_vec()).await?;
     Ok(wire)
-}
-
-/// Says a message, and waits for one.
-async fn say_and_hear(wire: &mut Wire, stream: u32, message: &[u8]) -> Result<Vec<u8>> {
-    wire.say(stream, message, false);
-    let (mut answer, mut ended) = (None, false);
-    while answer.is_none() {
-        wire.flush().await?;
-        wire.hear(|heard| match heard {
-            Heard::Message(_, message) => answer = Some(message.to_vec()),
-            Heard::End(_) => ended = true,
-        })
-        .await?;
-        if ended {
-            return Err(Trouble::new("the server ended the stream"));
-        }
-    }
-    wire.flush().await?;
-    answer.context("no answer")
-}
-
-async fn exchange(wire: &mut Wire, stream: u32, message: Up) -> Result<Down> {
-    let message = rendezvous::ConnectRequest { message: Some(message) }.encode_to_vec();
-    let answer = say_and_hear(wire, stream, &message).await?;
-    let answer = rendezvous::ConnectResponse::decode(&*answer).context("an answer of the session")?;
-    answer.message.context("an empty answer")
-}
-
-/// Leads a new peer to its lease.
-async fn authenticate(wire: &mut Wire, stream: u32, crowd: &Crowd, number: u64) -> Result<()> {
-    let key = crowd.key(number);
-    let (peer, session_seq, client_nonce) = (PeerId::new(key.public()), now().0, [7; 32]);
-    let hello = rendezvous::SessionHello {
-        hello: Some(Hello::own(network()?, peer, "bench/1", now())),
-        client_nonce: Bytes::copy_from_slice(&client_nonce),
-        session_seq,
-    };
-    let Down::Hello(theirs) = exchange(wire, stream, Up::Hello(hello)).await? else {
-        return Err(Trouble::new("the server did not say hello"));
-    };
-    let server = theirs.hello.context("an empty hello")?.peer_id;
-    let transcript = Transcript {
-        network: network()?,
-        peer,
-        server: PeerId::from_slice(&server).context("the server's id")?,
-        client_nonce,
-        server_nonce: nonce(&theirs.server_nonce).context("the server's nonce")?,
-        session_seq,
-    };
-    let proof = transcript.prove(ProofRole::SessionPeer, &wire.binding(), &key);
-    let record = crowd.record(number, &key)?.to_wire();
-    let answer = rendezvous::Authenticate { proof: Some(proof), record: Some(record) };
-    match exchange(wire, stream, Up::Authenticate(answer)).await? {
-        Down::Lease(_) => Ok(()),
-        _ => Err(Trouble::new("the server gave no lease")),
-    }
 }

@@ -158,16 +158,71 @@ pub(crate) async fn measured(
         let mut caller = Repeated { path, make: make.clone(), done: &done, stop: &stop };
         async move { drive(wire, &mut caller, IN_FLIGHT).await }
     }));
-    let watch = async {
-        pass(span.warm).await;
-        let (meter, before) = (Meter::start(pid)?, done.get());
-        pass(span.measured).await;
-        let spent = meter.end(done.get() - before);
-        stop.set(true);
-        spent
-    };
-    let (spent, _) = futures::try_join!(watch, calls)?;
+    let (spent, _) = futures::try_join!(watch(pid, span, (&done, &stop)), calls)?;
     Ok(spent)
+}
+
+/// A stream of many questions and answers, one on each connection, with as many questions in flight as of calls.
+pub(crate) async fn measured_streams(
+    pid: u32,
+    wires: &mut [Wire],
+    path: &'static str,
+    span: Span,
+    make: impl FnMut(&mut Vec<u8>) + Clone,
+) -> Result<Spent> {
+    let (done, stop) = (Cell::new(0), Cell::new(false));
+    let streams =
+        try_join_all(wires.iter_mut().map(|wire| converse(wire, path, make.clone(), (&done, &stop))));
+    let (spent, _) = futures::try_join!(watch(pid, span, (&done, &stop)), streams)?;
+    Ok(spent)
+}
+
+/// How an answer begins that is an error of its item, if its number is 0 and so left out: field 3, bytes.
+const ITEM_ERROR: u8 = 0x1a;
+
+async fn converse(
+    wire: &mut Wire,
+    path: &str,
+    mut make: impl FnMut(&mut Vec<u8>),
+    (done, stop): (&Cell<u64>, &Cell<bool>),
+) -> Result<()> {
+    let stream = wire.open(path);
+    let (mut in_flight, mut request, mut is_over, mut refused) = (0, Vec::new(), false, false);
+    while !is_over {
+        while in_flight < IN_FLIGHT && !stop.get() {
+            request.clear();
+            make(&mut request);
+            wire.say(stream, &request, false);
+            in_flight += 1;
+        }
+        if in_flight == 0 {
+            wire.finish(stream);
+        }
+        wire.flush().await?;
+        wire.hear(|heard| match heard {
+            Heard::Message(_, answer) => {
+                in_flight = in_flight.saturating_sub(1);
+                refused |= answer.first() == Some(&ITEM_ERROR);
+                done.set(done.get() + 1);
+            }
+            Heard::End(_) => is_over = true,
+        })
+        .await?;
+        if refused || is_over && in_flight > 0 {
+            return Err(Trouble::new(format!("a question of {path} was refused")));
+        }
+    }
+    wire.flush().await
+}
+
+/// Measures a span of a load that counts what is `done`, then has it `stop`.
+async fn watch(pid: u32, span: Span, (done, stop): (&Cell<u64>, &Cell<bool>)) -> Result<Spent> {
+    pass(span.warm).await;
+    let (meter, before) = (Meter::start(pid)?, done.get());
+    pass(span.measured).await;
+    let spent = meter.end(done.get() - before);
+    stop.set(true);
+    spent
 }
 
 /// Lets a span of a measurement pass.

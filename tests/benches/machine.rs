@@ -16,6 +16,8 @@ pub(crate) struct Machine {
     server: usize,
     clients: usize,
     cores: usize,
+    /// All of them.
+    allowed: CpuSet,
 }
 
 impl Machine {
@@ -26,7 +28,7 @@ impl Machine {
         let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
         let server = cores.next().context("this process may run on no core")?;
         let clients = cores.next().unwrap_or(server);
-        let machine = Self { server, clients, cores: allowed.count() as usize };
+        let machine = Self { server, clients, cores: allowed.count() as usize, allowed };
         pin(machine.clients)?;
         raise_descriptors()?;
         Ok(machine)
@@ -36,6 +38,19 @@ impl Machine {
     pub(crate) fn as_server(&self) -> Result<AsServer> {
         pin(self.server)?;
         Ok(AsServer { clients: self.clients })
+    }
+
+    /// Runs something on all cores that this process may use: what computes, and serves nobody. A panic of it is an error.
+    pub(crate) fn on_all_cores<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let allowed = self.allowed;
+        let worker = move || {
+            sched_setaffinity(None, &allowed).context("moving to all cores")?;
+            Ok(work())
+        };
+        let ended = std::thread::scope(|scope| scope.spawn(worker).join());
+        ended.unwrap_or_else(|_| {
+            Err(Trouble::new("what was to be computed panicked; the reason stands above"))
+        })
     }
 
     /// CPU, cores, kernel.

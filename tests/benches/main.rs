@@ -10,11 +10,26 @@ mod backbone;
 mod crowd;
 mod floor;
 mod hold;
+mod keep;
 mod load;
 mod machine;
 mod report;
 mod sample;
+mod session;
 mod wire;
+
+/// The simulator of the backbone's own suite: the same engine, so that what is promised is what is tested.
+#[path = "../../services/rendezvous-svc/tests/sim/engine/mod.rs"]
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    dead_code,
+    unused_imports,
+    reason = "it is written as a test, and the suite uses all of it"
+)]
+mod sim;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -49,8 +64,9 @@ struct Form {
     #[arg(long, global = true)]
     quick: bool,
 
-    /// Only rows of topics with this in their name: locate, register, peer-memory, session-memory.
-    #[arg(long, global = true, value_name = "TOPIC")]
+    /// Only rows of topics with this in their name: peer-memory, locate, locate-stream, register, session-memory, presence,
+    /// kill, placement, simulation.
+    #[arg(long, global = true, value_name = "TOPIC", value_parser = topic)]
     only: Option<String>,
 
     /// So many registered peers instead of a million, for a look with a profiler; nothing is judged.
@@ -60,7 +76,7 @@ struct Form {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Rendezvous: calls, registrations, memory.
+    /// Rendezvous: calls, registrations, memory, presence, a death, placement, the simulated protocol.
     Backbone,
     /// A floor, started by a measurement.
     #[command(hide = true)]
@@ -68,6 +84,15 @@ enum What {
     /// A client with many streams, started by a measurement.
     #[command(hide = true)]
     Hold(hold::Plan),
+    /// Peers made of the SDK, started by a measurement.
+    #[command(hide = true)]
+    Keep(keep::Plan),
+}
+
+/// A part of the name of a topic at least.
+fn topic(text: &str) -> std::result::Result<String, String> {
+    let is_known = backbone::TOPICS.iter().any(|topic| topic.contains(text));
+    is_known.then(|| text.to_owned()).ok_or_else(|| format!("there are: {}", backbone::TOPICS.join(", ")))
 }
 
 fn main() -> ExitCode {
@@ -75,6 +100,7 @@ fn main() -> ExitCode {
     let ended = match &args.what {
         What::Serve(plan) => machine::raise_descriptors().and_then(|()| floor::serve(plan)).map(|()| true),
         What::Hold(plan) => machine::raise_descriptors().and_then(|()| hold::hold(plan)).map(|()| true),
+        What::Keep(plan) => machine::raise_descriptors().and_then(|()| keep::keep(plan)).map(|()| true),
         What::Backbone => measure(&args.form),
     };
     match ended {
@@ -106,4 +132,19 @@ fn measure(form: &Form) -> Result<bool> {
     size.peers = form.peers.unwrap_or(size.peers);
     runtime.block_on(backbone::measure(&machine, &size, &mut report))?;
     Ok(report.end())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn help_names_every_topic_and_no_other_is_taken() {
+        let help = Args::command().render_long_help().to_string().replace('\n', " ");
+        let unknown: Vec<_> = backbone::TOPICS.iter().filter(|topic| !help.contains(*topic)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+        assert!(topic("locate").is_ok() && topic("latency").is_err());
+    }
 }

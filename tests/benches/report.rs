@@ -25,6 +25,8 @@ pub(crate) enum Bar {
     OfFloor(f64, Sample),
     /// At most so much.
     AtMost(f64),
+    /// At least so much.
+    AtLeast(f64),
 }
 
 /// One promise, and what was measured of it.
@@ -50,7 +52,7 @@ impl Row {
     fn floor(&self) -> Option<Sample> {
         match self.bar {
             Bar::OfFloor(_, floor) => Some(floor),
-            Bar::AtMost(_) => None,
+            Bar::AtMost(_) | Bar::AtLeast(_) => None,
         }
     }
 
@@ -58,6 +60,7 @@ impl Row {
         match self.bar {
             Bar::OfFloor(least, _) => self.ratio().is_some_and(|ratio| ratio >= least),
             Bar::AtMost(most) => self.value.median <= most,
+            Bar::AtLeast(least) => self.value.median >= least,
         }
     }
 
@@ -93,6 +96,7 @@ impl fmt::Display for Bar {
         match self {
             Self::OfFloor(least, _) => write!(f, "ratio >= {least:.2}"),
             Self::AtMost(most) => write!(f, "value <= {most}"),
+            Self::AtLeast(least) => write!(f, "value >= {least}"),
         }
     }
 }
@@ -111,7 +115,7 @@ impl Report {
         Self { json, is_judged, only, failed: Vec::new() }
     }
 
-    /// Whether rows with this prefix are wanted.
+    /// Whether the rows of a topic are wanted.
     pub(crate) fn wants(&self, topic: &str) -> bool {
         self.only.as_deref().is_none_or(|only| topic.contains(only))
     }

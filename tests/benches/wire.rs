@@ -143,6 +143,11 @@ impl Wire {
         });
     }
 
+    /// Says that nothing follows on a stream; goes out with the next [`Self::flush`].
+    pub(crate) fn finish(&mut self, stream: u32) {
+        frame(&mut self.outgoing, kind::DATA, END_STREAM, stream, |_| ());
+    }
+
     /// Sends what was said.
     pub(crate) async fn flush(&mut self) -> Result<()> {
         if self.outgoing.is_empty() {

@@ -33,6 +33,7 @@ pub struct Plan {
     indexes: usize,
     plaintext: bool,
     agents: Vec<String>,
+    settings: Vec<(String, Value)>,
 }
 
 /// A cluster that runs. Dropping it ends every process and removes the folder.
@@ -84,6 +85,7 @@ impl Cluster {
             indexes: 1,
             plaintext: false,
             agents: Vec::new(),
+            settings: Vec::new(),
         }
     }
 
@@ -238,6 +240,13 @@ impl Plan {
         self
     }
 
+    /// Sets a key in the configuration of every rendezvous.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.settings.push((key.into(), value.into()));
+        self
+    }
+
     /// Builds the programs, makes keys and configurations, starts everything and waits until it listens.
     pub async fn start(self) -> Result<Cluster> {
         let binaries =
@@ -322,6 +331,9 @@ impl Plan {
         if self.bridged {
             service.set("bridge.key_file", shared.join("bridge.key").display().to_string());
             service.set("bridge.peers", endpoints(&cluster.rendezvous));
+        }
+        for (key, value) in &self.settings {
+            service.set(key, value.clone());
         }
         service
     }

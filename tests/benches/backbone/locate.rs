@@ -11,7 +11,7 @@ use crate::load::{CONNECTIONS, Spent, connect, measured};
 use crate::report::{Bar, Better, Report, Row};
 use crate::sample::Sample;
 
-const LOCATE: &str = "/p2psb.rendezvous.v1.RendezvousService/Locate";
+pub(super) const LOCATE: &str = "/p2psb.rendezvous.v1.RendezvousService/Locate";
 
 const OF_FLOOR: f64 = 0.90;
 const OF_STOCK: f64 = 1.4;

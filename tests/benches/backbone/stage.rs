@@ -24,10 +24,10 @@ pub(super) const REGISTER: &str = "/p2psb.rendezvous.v1.RendezvousService/Regist
 const GET_CHALLENGE: &str = "/p2psb.rendezvous.v1.RendezvousService/GetChallenge";
 
 /// Above everything that is measured.
-const AMPLE: i64 = 2_000_000;
+pub(super) const AMPLE: i64 = 2_000_000;
 
 /// Limits of a rendezvous that would end a measurement from one address.
-const LIMITS: [&str; 10] = [
+pub(super) const LIMITS: [&str; 10] = [
     "limits.sessions",
     "limits.sessions_per_ip",
     "limits.sessions_per_prefix",
