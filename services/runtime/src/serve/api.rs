@@ -1,22 +1,93 @@
 //! Which gRPC services a server offers, with health and reflection of exactly these.
 
 use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use http::Request;
+use futures::future::BoxFuture;
+use http::{Request, Response};
 use prost::Message;
 use prost_types::FileDescriptorSet;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
-use tonic::service::RoutesBuilder;
 use tower::Service;
 
 /// Health is offered by every server.
 const HEALTH: &str = "grpc.health.v1.Health";
 
+/// What tonic generates for a service, and what is put around one: it is always ready to be called.
+pub trait GrpcService:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> GrpcService for S where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+/// A service under its name.
+#[derive(Clone)]
+struct Route {
+    name: &'static str,
+    call: Arc<dyn Fn(Request<Body>) -> Answer + Send + Sync>,
+}
+
+impl Route {
+    fn of<S: GrpcService + NamedService>(service: S) -> Self {
+        Self { name: S::NAME, call: Arc::new(move |request| Box::pin(service.clone().call(request))) }
+    }
+
+    fn is_of(&self, path: &str) -> bool {
+        let method = path.strip_prefix('/').and_then(|path| path.strip_prefix(self.name));
+        method.is_some_and(|method| method.starts_with('/'))
+    }
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Passes each call to the service that its path names. There are a handful, so they are simply compared: a router for any
+/// kind of path costs a microsecond of every call.
+#[derive(Debug, Clone)]
+pub(super) struct Routes(Arc<[Route]>);
+
+impl Service<Request<Body>> for Routes {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answer {
+        match self.0.iter().find(|route| route.is_of(request.uri().path())) {
+            Some(route) => (route.call)(request),
+            None => Box::pin(async { Ok(Status::unimplemented("").into_http()) }),
+        }
+    }
+}
+
 /// Services on their way into a server.
 #[derive(Debug, Clone, Default)]
 pub struct Api {
-    routes: RoutesBuilder,
+    routes: Vec<Route>,
     names: Vec<&'static str>,
     descriptors: Vec<&'static [u8]>,
 }
@@ -44,11 +115,9 @@ impl Api {
     /// Adds a service.
     pub fn add_service<S>(mut self, service: S) -> Self
     where
-        S: Service<Request<Body>, Error = Infallible> + NamedService + Clone + Send + Sync + 'static,
-        S::Response: axum::response::IntoResponse,
-        S::Future: Send + 'static,
+        S: GrpcService + NamedService,
     {
-        self.routes.add_service(service);
+        self.routes.push(Route::of(service));
         self.names.push(S::NAME);
         self
     }
@@ -59,16 +128,12 @@ impl Api {
     }
 
     /// The routes, with health and reflection (v1 and v1alpha).
-    pub(super) fn into_routes<H>(mut self, health: H) -> Result<tonic::service::Routes, ApiError>
-    where
-        H: Service<Request<Body>, Error = Infallible> + NamedService + Clone + Send + Sync + 'static,
-        H::Response: axum::response::IntoResponse,
-        H::Future: Send + 'static,
-    {
-        self.routes.add_service(health);
-        self.routes.add_service(self.reflection("grpc.reflection.v1.ServerReflection").build_v1()?);
-        self.routes.add_service(self.reflection("grpc.reflection.v1alpha.ServerReflection").build_v1alpha()?);
-        Ok(self.routes.routes())
+    pub(super) fn into_routes(mut self, health: impl GrpcService + NamedService) -> Result<Routes, ApiError> {
+        self.routes.push(Route::of(health));
+        self.routes.push(Route::of(self.reflection("grpc.reflection.v1.ServerReflection").build_v1()?));
+        self.routes
+            .push(Route::of(self.reflection("grpc.reflection.v1alpha.ServerReflection").build_v1alpha()?));
+        Ok(Routes(self.routes.into()))
     }
 
     fn reflection(&self, own: &'static str) -> tonic_reflection::server::Builder<'static> {

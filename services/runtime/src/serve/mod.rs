@@ -26,7 +26,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
-pub use api::{Api, ApiError};
+pub use api::{Api, ApiError, GrpcService};
 pub use drain::Drain;
 pub use http2::Http2Config;
 pub use io::Gathered;
@@ -90,8 +90,9 @@ where
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let connections = Arc::new(Semaphore::new(options.http2.max_connections));
     let incoming = guard(incoming, &options.http2, &connections, &cut);
-    let server = options.http2.server().layer(layer).add_routes(routes);
-    let task = tokio::spawn(server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));
+    let server = options.http2.server().layer(layer);
+    let stopped = stop.clone().cancelled_owned();
+    let task = tokio::spawn(server.serve_with_incoming_shutdown(routes, incoming, stopped));
     let health_task = AbortOnDropHandle::new(tokio::spawn(health.clone().follow(options.status.clone())));
     Ok(Running { task: Some(task), options, health, stop, cut, connections, health_task })
 }

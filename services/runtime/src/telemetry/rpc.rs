@@ -18,7 +18,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use metrics::{Counter, Gauge, Histogram};
 use tonic::Code;
 use tower::{Layer, Service};
-use tracing::{Instrument, Span};
+use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::{context, is_tracing};
@@ -116,31 +116,50 @@ pub struct RpcService<S> {
 
 impl<S, B, ResBody> Service<Request<B>> for RpcService<S>
 where
-    S: Service<Request<B>, Response = Response<ResBody>>,
-    S::Future: Send + 'static,
-    ResBody: Body<Data = Bytes> + Unpin,
+    S: Service<Request<B>, Response = Response<ResBody>, Future: Unpin>,
 {
     type Response = Response<Outcome<ResBody>>;
     type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+    type Future = RpcFuture<S::Future>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let call = self.layer.begin(request.uri().path(), request.headers());
-        let span = call.span.clone();
-        let inner = self.inner.call(request).instrument(span);
-        Box::pin(async move {
-            let mut call = call;
-            let response = inner.await?;
+        let inner = call.within(|| self.inner.call(request));
+        RpcFuture { inner, call: Some(call) }
+    }
+}
+
+/// A call until its answer begins.
+#[derive(Debug)]
+pub struct RpcFuture<F> {
+    inner: F,
+    /// `None` once it was answered.
+    call: Option<Call>,
+}
+
+impl<F, ResBody, E> Future for RpcFuture<F>
+where
+    F: Future<Output = Result<Response<ResBody>, E>> + Unpin,
+{
+    type Output = Result<Response<Outcome<ResBody>>, E>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let Some(call) = &this.call else { return Poll::Pending };
+        let inner = Pin::new(&mut this.inner);
+        let Poll::Ready(answered) = call.within(|| inner.poll(cx)) else { return Poll::Pending };
+        let Some(mut call) = this.call.take() else { return Poll::Pending };
+        Poll::Ready(answered.map(|response| {
             // An answer without messages says its outcome in the headers.
             if let Some(code) = code_in(response.headers()) {
                 call.end(code);
             }
-            Ok(response.map(|body| Outcome { body, call }))
-        })
+            response.map(|body| Outcome { body, call })
+        }))
     }
 }
 
@@ -154,6 +173,11 @@ struct Call {
 }
 
 impl Call {
+    /// Does something in the span of the call, if there is one.
+    fn within<T>(&self, work: impl FnOnce() -> T) -> T {
+        if self.span.is_none() { work() } else { self.span.in_scope(work) }
+    }
+
     fn end(&mut self, code: Code) {
         if std::mem::replace(&mut self.done, true) {
             return;
@@ -192,12 +216,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Outcome<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
-        let polled = if this.call.span.is_none() {
-            Pin::new(&mut this.body).poll_frame(cx)
-        } else {
-            let _entered = this.call.span.enter();
-            Pin::new(&mut this.body).poll_frame(cx)
-        };
+        let body = Pin::new(&mut this.body);
+        let polled = this.call.within(|| body.poll_frame(cx));
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(trailers) = frame.trailers_ref() {
