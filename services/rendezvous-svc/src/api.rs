@@ -9,4 +9,5 @@ pub(crate) mod status;
 mod watch;
 
 pub(crate) use bridge::Bridge;
+pub(crate) use query::locate_at_once;
 pub(crate) use rendezvous::Rendezvous;

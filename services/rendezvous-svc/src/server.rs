@@ -12,14 +12,14 @@ use p2psb_proto::model::{Address, AddressKind, PeerId, Transport, UnixMillis, li
 use p2psb_proto::wire::DESCRIPTORS;
 use p2psb_proto::wire::rendezvous::v1::bridge_service_server::BridgeServiceServer;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_server::RendezvousServiceServer;
-use p2psb_runtime::serve::{ApiError, Listener, serve};
+use p2psb_runtime::serve::{ApiError, Listener, Prompt, serve};
 use p2psb_runtime::{Api, Flags, Running, ServeOptions, Service, Status, telemetry};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::api::{self, Rendezvous};
+use crate::api::{self, Rendezvous, locate_at_once};
 use crate::backbone::dial::Work;
 use crate::backbone::hub::Hub;
 use crate::config::{Config, ServerConfig, own_service};
@@ -134,12 +134,12 @@ impl Service for Server {
         sign(&node)?;
         backbone::turning::step(&node);
 
+        let rendezvous = RendezvousServiceServer::new(Rendezvous(Arc::clone(&node)))
+            .max_decoding_message_size(REQUEST_BYTES)
+            .max_encoding_message_size(limits::MESSAGE_BYTES);
+        let known = Arc::clone(&node);
         let api = Api::new(&[DESCRIPTORS])
-            .add_service(
-                RendezvousServiceServer::new(Rendezvous(Arc::clone(&node)))
-                    .max_decoding_message_size(REQUEST_BYTES)
-                    .max_encoding_message_size(limits::MESSAGE_BYTES),
-            )
+            .add_service(Prompt::new(rendezvous, "Locate", move |request| locate_at_once(&known, request)))
             .add_service(
                 BridgeServiceServer::new(api::Bridge(Arc::clone(&node)))
                     .max_decoding_message_size(backbone::MESSAGE_BYTES)

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{self, StreamExt as _};
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::limits;
 use p2psb_proto::wire::rendezvous::v1 as wire;
@@ -25,8 +26,10 @@ use crate::api::status::draining;
 use crate::core::admission::LimitReached;
 use crate::node::{Caller, Node};
 
-/// What a session answers.
-pub(crate) type Outgoing = ReceiverStream<Result<wire::ConnectResponse, Status>>;
+type Answer = Result<wire::ConnectResponse, Status>;
+
+/// What a session answers. Boxed while it waits: a queue has room for 32 answers from the first on.
+pub(crate) type Outgoing = stream::Map<ReceiverStream<Box<Answer>>, fn(Box<Answer>) -> Answer>;
 
 /// Messages that may wait for a slow reader; one more ends its session.
 const QUEUE: usize = 16;
@@ -46,18 +49,17 @@ pub(crate) fn accept(
     let (outbound, answers) = mpsc::channel(QUEUE);
     let (node, stream) = (Arc::clone(node), Stream { inbound, outbound });
     tokio::spawn(run(node, caller, stream, slot).in_current_span());
-    Ok(ReceiverStream::new(answers))
+    Ok(ReceiverStream::new(answers).map(|answer| *answer))
 }
 
 async fn run(node: Arc<Node>, caller: Caller, mut stream: Stream, _slot: Slot) {
-    let ended =
-        match tokio::time::timeout(limits::HANDSHAKE, handshake::shake_hands(&node, &caller, &mut stream))
-            .await
-        {
-            Ok(Ok((session, lease))) => session.live(&mut stream, lease).await,
-            Ok(Err(failure)) => Err(failure),
-            Err(_) => Err(Failure::new(Reason::HandshakeTimeout, "the peer did not prove itself within 5 s")),
-        };
+    // Boxed, so that its room is free for the rest of the session.
+    let handshake = Box::pin(handshake::shake_hands(&node, &caller, &mut stream));
+    let ended = match tokio::time::timeout(limits::HANDSHAKE, handshake).await {
+        Ok(Ok((session, lease))) => session.live(&mut stream, lease).await,
+        Ok(Err(failure)) => Err(failure),
+        Err(_) => Err(Failure::new(Reason::HandshakeTimeout, "the peer did not prove itself within 5 s")),
+    };
     if let Err(failure) = ended {
         metrics::counter!("rendezvous_sessions_refused_total", "reason" => failure.reason.as_str())
             .increment(1);
@@ -88,7 +90,7 @@ impl Drop for Slot {
 /// Both directions of a session.
 struct Stream {
     inbound: Streaming<wire::ConnectRequest>,
-    outbound: mpsc::Sender<Result<wire::ConnectResponse, Status>>,
+    outbound: mpsc::Sender<Box<Answer>>,
 }
 
 impl Stream {
@@ -111,7 +113,7 @@ impl Stream {
     /// Queues an answer. A peer that does not read what it is told loses its session.
     fn send(&self, message: Down) -> Result<(), Failure> {
         let response = wire::ConnectResponse { message: Some(message) };
-        self.outbound.try_send(Ok(response)).map_err(|error| match error {
+        self.outbound.try_send(Box::new(Ok(response))).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
                 Failure::new(Reason::LimitExceeded, format!("{QUEUE} answers wait and none is read"))
                     .with("limit", "session.queue")
@@ -122,7 +124,7 @@ impl Stream {
 
     async fn last_word(&self, failure: Failure) {
         // Nobody is left to be told if this fails.
-        let _ = tokio::time::timeout(LAST_WORD, self.outbound.send(Err(failure.into()))).await;
+        let _ = tokio::time::timeout(LAST_WORD, self.outbound.send(Box::new(Err(failure.into())))).await;
     }
 }
 

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use p2psb_proto::error::Failure;
 use p2psb_proto::model::presence::page_size;
 use p2psb_proto::model::{PeerId, ServiceQuery, limits};
 use p2psb_proto::wire::common::v1::LocatedPeer;
 use p2psb_proto::wire::rendezvous::v1 as wire;
+use prost::Message as _;
 
 use super::status::not_an_id;
 use crate::backbone::{asking, finding};
-use crate::convert;
+use crate::convert::{self, StoredAnswer};
 use crate::core::directory::{PageLimits, Query};
 use crate::core::page::Cursor;
 use crate::node::Node;
@@ -26,6 +28,15 @@ pub(super) async fn locate(
     request: &wire::LocateRequest,
 ) -> Result<wire::LocateResponse, Failure> {
     Ok(wire::LocateResponse { peer: Some(located(node, &request.peer_id).await?) })
+}
+
+/// The answer to an encoded request, if nobody else has to be asked. Anything else is for [`locate`].
+pub(crate) fn locate_at_once(node: &Node, request: Bytes) -> Option<StoredAnswer> {
+    let request = wire::LocateRequest::decode(request).ok()?;
+    let peer = PeerId::from_slice(&request.peer_id).ok()?;
+    let now = node.now();
+    let here = node.directory.read().locate_here(&peer, now);
+    here.or_else(|| asking::look(node, &peer).settled()).map(StoredAnswer::from)
 }
 
 /// The peer of this id: from memory, or from its owners.

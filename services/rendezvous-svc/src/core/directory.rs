@@ -171,6 +171,12 @@ impl Directory {
         }
     }
 
+    /// Where is this peer, if it is here, so that nobody knows better?
+    #[must_use]
+    pub fn locate_here(&self, peer: &PeerId, now: Now) -> Option<Located> {
+        self.is_here(peer, now).then(|| self.locate(peer, now).ok()).flatten()
+    }
+
     /// Where is this peer, and until when is that sure to be so if nothing happens?
     #[must_use]
     pub fn observe(&self, peer: &PeerId, now: Now) -> Observed {

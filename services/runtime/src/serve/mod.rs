@@ -10,6 +10,7 @@ mod drain;
 mod http2;
 mod io;
 mod listener;
+mod prompt;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub use drain::Drain;
 pub use http2::Http2Config;
 pub use io::Gathered;
 pub use listener::{BACKLOG, Listener};
+pub use prompt::Prompt;
 
 use crate::status::{State, Status};
 use crate::telemetry::RpcLayer;
