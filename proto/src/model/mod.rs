@@ -33,7 +33,7 @@ pub use network::{Genesis, NetworkId};
 pub use path::PackagePath;
 pub use peer::{PeerRecord, PeerStatement, PeerWithdrawal};
 pub use query::ServiceQuery;
-pub use record::{RecordError, Signed};
+pub use record::{Packed, RecordError, Signed};
 pub use release::{Action, PackageEntry, Release};
 pub use requirement::Requirement;
 pub use time::UnixMillis;

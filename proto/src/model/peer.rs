@@ -7,7 +7,8 @@ use super::limits;
 use super::name::ServiceName;
 use super::network::NetworkId;
 use super::record::{
-    Payload, RecordError, RecordType, Signed, bounded, bounded_list, check_clock, check_lifetime, time,
+    Packed, Payload, RecordError, RecordType, Signed, bounded, bounded_list, check_clock, check_lifetime,
+    time,
 };
 use super::time::UnixMillis;
 use crate::wire::common::v1 as wire;
@@ -275,6 +276,61 @@ impl PeerStatement {
         match self {
             Self::Record(r) => r.to_wire(),
             Self::Withdrawal(w) => w.to_wire(),
+        }
+    }
+
+    /// The network it is of.
+    #[must_use]
+    pub const fn network(&self) -> NetworkId {
+        match self {
+            Self::Record(r) => r.value().network,
+            Self::Withdrawal(w) => w.value().network,
+        }
+    }
+
+    /// The wire form without what is known where many are kept.
+    #[must_use]
+    pub fn pack(&self) -> Packed {
+        match self {
+            Self::Record(r) => Packed::of(r, &self.network()),
+            Self::Withdrawal(w) => Packed::of(w, &self.network()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use prost::Message as _;
+
+    use super::super::{Genesis, SecretKey};
+    use super::*;
+
+    #[test]
+    fn a_packed_statement_unpacks_to_the_very_same_bytes() {
+        let (network, key) = (Genesis::open("test").unwrap().network_id(), SecretKey::from_seed(&[1; 32]));
+        let issued = UnixMillis(1_800_000_000_000);
+        for services in [0, 1, 32] {
+            let record = PeerRecord {
+                network,
+                seq: 7,
+                issued,
+                expires: issued.plus(Duration::from_secs(60)),
+                addresses: Vec::new(),
+                services: vec![ServiceOffer::new("chat".parse().unwrap()); services],
+                homes: Vec::new(),
+                endorsements: Vec::new(),
+            };
+            let withdrawal = PeerWithdrawal { network, seq: 8, issued };
+            for statement in [
+                PeerStatement::Record(Signed::sign(&record, &key).unwrap()),
+                PeerStatement::Withdrawal(Signed::sign(&withdrawal, &key).unwrap()),
+            ] {
+                let (packed, encoded) = (statement.pack(), statement.to_wire().encode_to_vec());
+                assert_eq!(packed.encoded(&key.public(), &network), encoded);
+                assert_eq!(packed.digest(&key.public(), &network), statement.rank().1);
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::core::table::Item;
 
 /// A verified statement, ready for the table.
 pub(crate) fn item(statement: &PeerStatement) -> Item {
-    Item::new(statement, Bytes::from(statement.to_wire().encode_to_vec()))
+    Item::new(statement)
 }
 
 /// A record out of the table. It shares the table's bytes.
@@ -86,7 +86,7 @@ mod tests {
                 home,
             };
             let bytes = record(1, 1, &["chat"]).to_wire().encode_to_vec().into();
-            let found = Located { bytes, presence };
+            let found = Located { peer: peer(1), bytes, presence };
             let contract = LocateResponse { peer: Some(located(&found).unwrap()) };
             assert_eq!(StoredAnswer::from(found).encode_to_vec(), contract.encode_to_vec());
         }

@@ -32,7 +32,7 @@ pub(crate) async fn sweep(node: Arc<Node>, bridge: Component, configured_members
         let (due, next, more) = {
             let mut directory = node.directory.write();
             let more = directory.table.sweep(now.wall, AT_A_TIME) == AT_A_TIME;
-            let due = directory.sessions.due(now.mono, AT_A_TIME);
+            let due = directory.due(now.mono, AT_A_TIME);
             if now.mono >= presence_at {
                 presence_at = now.mono + PRESENCE_INTERVAL;
                 directory.presence.sweep(now.mono);

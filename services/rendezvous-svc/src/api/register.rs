@@ -83,19 +83,19 @@ pub(super) fn register(
 fn enter(node: &Node, caller: &Caller, item: Item, proof: Bytes) -> Result<std::time::Duration, Failure> {
     let (peer, seq, now) = (item.peer(), item.seq(), node.now());
     let mut directory = node.directory.write();
-    let registered = directory.sessions.stated(&peer, now.mono).and_then(|stated| stated.until);
-    if let Some(until) = registered.filter(|_| directory.sessions.proof(&peer) == Some(&proof)) {
+    let registered = directory.stated(&peer, now.mono).and_then(|stated| stated.until);
+    if let Some(until) = registered.filter(|_| directory.proof(&peer).as_ref() == Some(&proof)) {
         // The same call again: nothing happens twice.
         return Ok(until.saturating_duration_since(now.mono));
     }
-    let anew = directory.sessions.registers_anew(&peer);
+    let anew = directory.registers_anew(&peer);
     if anew {
         node.registrations.lock().enter(caller.ip())?;
     }
     let before = directory.table.service_keys(&peer);
     let merged = directory.table.offer(item, Bringer::Peer(caller.ip()), now.wall);
     if merged.is_ok() {
-        directory.sessions.register(peer, seq, proof, caller.ip(), now.mono);
+        directory.register(peer, seq, &proof, caller.ip(), now.mono);
     } else if anew {
         node.registrations.lock().leave(caller.ip());
     }
@@ -118,7 +118,7 @@ pub(super) fn unregister(
     let statement = only_withdrawal(statement)?;
     let peer = statement.peer_id();
     if node.offer(&statement, caller.ip())? == Merged::Changed {
-        let freed = node.directory.write().sessions.unregister(&peer, node.now().mono);
+        let freed = node.directory.write().unregister(&peer, node.now().mono);
         if let Some(Freed(from)) = freed {
             node.registrations.lock().leave(from);
         }

@@ -181,7 +181,7 @@ fn locate(node: &Node, peer: &PeerId) -> Arm {
     let now = node.now();
     let directory = node.directory.read();
     if let Some(entry) = directory.table.valid(peer, now.wall)
-        && let Ok(record) = convert::signed(entry.bytes())
+        && let Ok(record) = convert::signed(&entry.bytes())
     {
         // Nothing is told to anybody's memory by this: the number is as good as the next one.
         let own = stating::own(&directory, peer, now.wall.0, now);

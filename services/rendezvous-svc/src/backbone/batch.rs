@@ -14,7 +14,7 @@ use crate::core::directory::Directory;
 use crate::core::homes::FOREVER;
 use crate::core::members::LinkTicket;
 use crate::core::outbox::Next;
-use crate::core::table::Place;
+use crate::core::places::Slot;
 use crate::node::Node;
 
 /// Of everything at most so many go into a batch, so that it stays below the bound of a message: a record has at most 4 KiB, a
@@ -35,7 +35,7 @@ pub(super) fn next(node: &Node, member: &PeerId, ticket: LinkTicket) -> Option<w
 struct Filling<'a> {
     node: &'a Node,
     directory: &'a Directory,
-    bridge: &'a Bridge<Place>,
+    bridge: &'a Bridge<Slot>,
     member: &'a PeerId,
     now: Now,
 }
@@ -61,7 +61,7 @@ impl Filling<'_> {
 
     fn records(&self, next: &Next) -> Vec<p2psb_proto::wire::common::v1::SignedRecord> {
         let told = next.records.iter().filter_map(|peer| self.directory.table.telling(peer, self.now.wall));
-        told.filter_map(|bytes| convert::signed(bytes).ok()).collect()
+        told.filter_map(|bytes| convert::signed(&bytes).ok()).collect()
     }
 
     fn word(&self, about: &PeerId, now: Instant) -> Option<wire::MemberWord> {
@@ -80,7 +80,7 @@ impl Filling<'_> {
         let linked = self.directory.members.all().into_iter().take_while(|member| member.linked);
         let valid = |peer: &PeerId| self.directory.table.valid(peer, self.now.wall);
         let records: Vec<_> =
-            linked.filter_map(|member| valid(&member.peer).map(|entry| entry.bytes().clone())).collect();
+            linked.filter_map(|member| valid(&member.peer).map(|entry| entry.bytes())).collect();
         convert::cut(records.iter(), MEMBERS_BYTES)
     }
 

@@ -207,7 +207,7 @@ impl Work {
     /// Where a member says that it is.
     fn endpoints(&self, peer: &PeerId) -> Vec<Endpoint> {
         let now = self.node.now().wall;
-        let bytes = self.node.directory.read().table.valid(peer, now).map(|entry| entry.bytes().clone());
+        let bytes = self.node.directory.read().table.valid(peer, now).map(|entry| entry.bytes());
         let record = bytes.and_then(|bytes| Signed::<PeerRecord>::verify(convert::signed(&bytes).ok()?).ok());
         let addresses = record.map(|record| record.value().addresses.clone()).unwrap_or_default();
         addresses.iter().filter_map(|address| Endpoint::of(address, *peer)).collect()

@@ -202,7 +202,7 @@ impl Hearing<'_> {
 
 /// Who runs a member, as its own record says.
 pub(super) fn operator(node: &Node, member: &PeerId) -> Operator {
-    let bytes = node.directory.read().table.known(member).map(|entry| entry.bytes().clone());
+    let bytes = node.directory.read().table.known(member).map(|entry| entry.bytes());
     let record = bytes.and_then(|bytes| Signed::<PeerRecord>::verify(convert::signed(&bytes).ok()?).ok());
     match record {
         Some(record) => Operator::of_record(member, record.value()),

@@ -18,9 +18,9 @@ use crate::core::bridge::Bridge;
 use crate::core::members::LinkTicket;
 use crate::core::outbox::Next;
 use crate::core::placement::Key;
+use crate::core::places::Slot;
 use crate::core::ring::Introduction;
 use crate::core::seldom::Seldom;
-use crate::core::table::Place;
 use crate::core::telling::Origin;
 use crate::watching::Watching;
 
@@ -31,7 +31,7 @@ const REFUSALS_PAUSE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Hub {
     /// Who owns what, who is told what, who is asked.
-    pub(crate) bridge: Mutex<Bridge<Place>>,
+    pub(crate) bridge: Mutex<Bridge<Slot>>,
     links: RwLock<HashMap<PeerId, (LinkTicket, Arc<Mailbox>)>>,
     /// The ring has to be looked at sooner than it would be.
     stirred: Notify,
@@ -51,7 +51,7 @@ pub(crate) struct Hub {
 
 impl Hub {
     /// No links yet.
-    pub(crate) fn new(bridge: Bridge<Place>) -> Self {
+    pub(crate) fn new(bridge: Bridge<Slot>) -> Self {
         Self {
             bridge: Mutex::new(bridge),
             links: RwLock::default(),
@@ -83,7 +83,7 @@ impl Hub {
     }
 
     /// Lets the bridge have something to tell, and wakes the links that tell it.
-    pub(crate) fn tell<T>(&self, what: impl FnOnce(&mut Bridge<Place>) -> T) -> T {
+    pub(crate) fn tell<T>(&self, what: impl FnOnce(&mut Bridge<Slot>) -> T) -> T {
         let (told, ready) = {
             let mut bridge = self.bridge.lock();
             let told = what(&mut bridge);

@@ -21,8 +21,8 @@ pub(super) fn own(
     revision: u64,
     now: Now,
 ) -> Option<wire::HomePresence> {
-    let statement = directory.sessions.stated(peer, now.mono)?;
-    let proof = directory.sessions.proof(peer)?.clone();
+    let statement = directory.stated(peer, now.mono)?;
+    let proof = directory.proof(peer)?;
     let home = directory.own();
     let said = Said { home, peer: *peer, statement, revision, proof, as_of: now.mono, is_direct: true };
     Some(to_wire(&said, now))

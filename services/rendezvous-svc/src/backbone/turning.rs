@@ -9,7 +9,7 @@ use p2psb_proto::model::PeerId;
 use crate::core::Now;
 use crate::core::directory::Directory;
 use crate::core::homes::HomeEvent;
-use crate::core::table::Place;
+use crate::core::places::Slot;
 use crate::core::walk::{Held, Holdings};
 use crate::node::Node;
 
@@ -24,15 +24,15 @@ const PAUSE: Duration = Duration::from_millis(10);
 struct Page<'a>(&'a Directory, Now);
 
 impl Holdings for Page<'_> {
-    type Cursor = Place;
+    type Cursor = Slot;
 
-    fn page(&self, after: Option<&Place>, most: usize) -> Vec<Held<Place>> {
+    fn page(&self, after: Option<&Slot>, most: usize) -> Vec<Held<Slot>> {
         let Self(directory, now) = self;
         let held = |(at, peer)| Held {
             at,
             peer,
             services: directory.table.service_keys(&peer),
-            is_here: directory.sessions.stated(&peer, now.mono).is_some(),
+            is_here: directory.stated(&peer, now.mono).is_some(),
         };
         directory.table.after(after.copied()).take(most).map(held).collect()
     }

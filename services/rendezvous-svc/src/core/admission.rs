@@ -3,7 +3,7 @@
 //! Invariant: every count is the number of those that were admitted and have not left; whoever is refused is not counted.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The limits of one kind of thing, with the names of their keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +31,8 @@ pub struct LimitReached {
 pub enum Source {
     /// An IPv4 network of this many bits.
     V4(u32, u8),
-    /// An IPv6 network of this many bits.
-    V6(u128, u8),
+    /// An IPv6 network of this many bits, 64 at most: its upper half.
+    V6(u64, u8),
 }
 
 impl Source {
@@ -51,7 +51,45 @@ impl Source {
     fn cut(ip: IpAddr, v4: u8, v6: u8) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(ip) => Self::V4(u32::from(ip) & (u32::MAX << (32 - v4)), v4),
-            IpAddr::V6(ip) => Self::V6(u128::from(ip) & (u128::MAX << (128 - v6)), v6),
+            IpAddr::V6(ip) => Self::V6(upper(ip) & (u64::MAX << (64 - v6)), v6),
+        }
+    }
+}
+
+fn upper(ip: Ipv6Addr) -> u64 {
+    // What is left of the shift fits.
+    (u128::from(ip) >> 64) as u64
+}
+
+/// Where somebody came from, as exactly as it is ever counted, in 16 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody knows.
+    Unknown,
+    /// An IPv4 address.
+    V4(u32),
+    /// The network of an IPv6 address.
+    V6(u64),
+}
+
+impl Origin {
+    /// Of an address.
+    #[must_use]
+    pub fn of(ip: Option<IpAddr>) -> Self {
+        match ip.map(|ip| ip.to_canonical()) {
+            None => Self::Unknown,
+            Some(IpAddr::V4(ip)) => Self::V4(u32::from(ip)),
+            Some(IpAddr::V6(ip)) => Self::V6(upper(ip)),
+        }
+    }
+
+    /// An address that counts as the one it was made of.
+    #[must_use]
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Unknown => None,
+            Self::V4(ip) => Some(Ipv4Addr::from(ip).into()),
+            Self::V6(upper) => Some(Ipv6Addr::from(u128::from(upper) << 64).into()),
         }
     }
 }
@@ -166,6 +204,17 @@ mod tests {
         a.enter(ip("2001:db8:0:2::1")).unwrap();
         assert_eq!(refused(a.enter(ip("2001:db8:0:3::1"))), "prefix");
         a.enter(ip("2001:db8:1::1")).unwrap();
+    }
+
+    #[test]
+    fn an_origin_counts_as_the_address_it_was_made_of() {
+        for text in ["192.0.2.1", "::ffff:192.0.2.1", "2001:db8:0:1:2:3:4:5"] {
+            let address: IpAddr = text.parse().unwrap();
+            let kept = Origin::of(Some(address)).ip().unwrap();
+            let counted = |ip| (Source::host(ip), Source::network(ip));
+            assert_eq!(counted(kept), counted(address), "{text}");
+        }
+        assert_eq!((Origin::of(None).ip(), size_of::<Origin>()), (None, 16));
     }
 
     #[test]

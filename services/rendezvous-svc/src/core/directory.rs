@@ -12,6 +12,7 @@ use super::Now;
 use super::ledger::Shares;
 use super::members::Members;
 use super::page::{Cursor, Part};
+use super::places::Slot;
 use super::presence::{Presence, View};
 use super::session::{Sessions, Timing};
 use super::table::{Entry, Table};
@@ -196,9 +197,9 @@ impl Directory {
         }
     }
 
-    fn located(&self, peer: &PeerId, entry: &Entry, now: Now) -> Located {
+    fn located(&self, peer: &PeerId, entry: Entry<'_>, now: Now) -> Located {
         let presence = self.presence_of(peer, entry, now);
-        Located { peer: *peer, bytes: entry.bytes().clone(), presence }
+        Located { peer: *peer, bytes: entry.bytes(), presence }
     }
 
     /// Which peers provide a service? Those that are online first, each part in the order of ids. Looks at [`LOOKED_AT`]
@@ -212,7 +213,7 @@ impl Directory {
         for (looked_at, (at, entry)) in self.providers(query, now).enumerate() {
             let online = self.state_of(&at.after, now) == PresenceState::Online;
             let fits = online == (at.part == Part::Online)
-                && (query.wanted.is_for_all() || query.wanted.is_met_by_stored(entry.bytes()));
+                && (query.wanted.is_for_all() || query.wanted.is_met_by_stored(&entry.bytes()));
             bytes += if fits { entry.bytes().len() + LOCATED_OVERHEAD } else { 0 };
             let full = fits && page.peers.len() >= query.limits.items;
             let too_large = fits && bytes > query.limits.bytes && !page.peers.is_empty();
@@ -229,7 +230,7 @@ impl Directory {
     }
 
     /// The places of all providers behind the beginning of a page, each provider once in every part.
-    fn providers(&self, query: &Query, now: Now) -> impl Iterator<Item = (Cursor, &Entry)> {
+    fn providers(&self, query: &Query, now: Now) -> impl Iterator<Item = (Cursor, Entry<'_>)> {
         let after = |part| query.from.filter(|cursor| cursor.part == part).map(|cursor| cursor.after);
         let is_in_rest = query.from.is_some_and(|cursor| cursor.part == Part::Rest);
         let service = query.wanted.service().as_str();
@@ -244,8 +245,8 @@ impl Directory {
         self.view(peer, now).map_or(PresenceState::Offline, |view| view.state)
     }
 
-    fn presence_of(&self, peer: &PeerId, entry: &Entry, now: Now) -> Answer {
-        presence(self.view(peer, now), entry.issued(), now)
+    fn presence_of(&self, peer: &PeerId, entry: Entry<'_>, now: Now) -> Answer {
+        presence(self.view_at(Some(entry.slot()), peer, now), entry.issued(), now)
     }
 
     /// Whether some home has said how the peer is.
@@ -257,7 +258,7 @@ impl Directory {
     /// Whether this server hears the peer itself, so that nobody knows better: it has a session here, or a link as a member.
     #[must_use]
     pub fn is_here(&self, peer: &PeerId, now: Now) -> bool {
-        let stated = self.sessions.stated(peer, now.mono);
+        let stated = self.stated(peer, now.mono);
         *peer == self.own
             || self.members.is_linked(peer)
             || stated.is_some_and(|stated| stated.state == PresenceState::Online)
@@ -265,6 +266,11 @@ impl Directory {
 
     /// What is believed of a peer: by its session here, by a link with it, or by the word of another home.
     fn view(&self, peer: &PeerId, now: Now) -> Option<View> {
+        self.view_at(self.table.slot(peer), peer, now)
+    }
+
+    /// The same of one whose place was found already.
+    fn view_at(&self, slot: Option<Slot>, peer: &PeerId, now: Now) -> Option<View> {
         let here =
             |state, source, last_seen| View { state, source, last_seen, as_of: now.mono, home: self.own };
         if *peer == self.own {
@@ -274,9 +280,8 @@ impl Directory {
         let by_link = linked.map(|member| {
             here(PresenceState::Online, PresenceSource::Session, member.heard.unwrap_or(now.mono))
         });
-        let by_session = self
-            .sessions
-            .stated(peer, now.mono)
+        let by_session = slot
+            .and_then(|slot| self.sessions.stated(slot, now.mono))
             .map(|stated| here(stated.state, stated.source, stated.heard));
         let by_others = self.presence.view(peer, now.mono);
         [by_link, by_session, by_others].into_iter().flatten().reduce(View::better)
@@ -288,7 +293,7 @@ impl Directory {
         let known = |peer: &PeerId, connected, heard: Option<_>| {
             let entry = self.table.valid(peer, now.wall)?;
             let last_seen = heard.map_or_else(|| entry.issued().min(now.wall), |at| now.wall_at(at));
-            Some(KnownRendezvous { bytes: entry.bytes().clone(), connected, last_seen })
+            Some(KnownRendezvous { bytes: entry.bytes(), connected, last_seen })
         };
         let own = known(&self.own, true, Some(now.mono)).into_iter();
         let others = self.members.all().into_iter();
@@ -371,8 +376,8 @@ mod tests {
         assert!(d.locate(&peer(1), t.at(3599)).is_ok());
         let offline = |last_seen| Err(NotLocated::Offline { peer: peer(1), last_seen });
         assert_eq!(d.locate(&peer(1), t.at(3600)), offline(T0));
-        let ticket = d.sessions.open(peer(1), 1, Bytes::new(), t.at(50).mono).unwrap().ticket;
-        d.sessions.close(peer(1), ticket, Ending::Clean, t.at(60).mono);
+        let ticket = d.open(peer(1), 1, &[], t.at(50).mono).unwrap().unwrap().ticket;
+        d.close(&peer(1), ticket, Ending::Clean, t.at(60).mono);
         know(&mut d, &withdrawal(1, 2));
         let found = d.locate(&peer(1), t.at(70));
         assert!(
@@ -402,10 +407,10 @@ mod tests {
             as_of: now.mono,
             is_direct: true,
         });
-        let opened = d.sessions.open(peer(1), 2, Bytes::new(), now.mono).unwrap();
+        let opened = d.open(peer(1), 2, &[], now.mono).unwrap().unwrap();
         let found = d.locate(&peer(1), t.at(1)).unwrap().presence;
         assert_eq!((found.state, found.home), (PresenceState::Online, Some(peer(OWN))));
-        d.sessions.close(peer(1), opened.ticket, Ending::Clean, now.mono);
+        d.close(&peer(1), opened.ticket, Ending::Clean, now.mono);
         let found = d.locate(&peer(1), t.at(1)).unwrap().presence;
         assert_eq!((found.state, found.home), (PresenceState::Suspect, Some(peer(MEMBER))));
     }
@@ -437,7 +442,7 @@ mod tests {
             know(&mut d, &record(n, 1, &["chat"]));
         }
         for n in [3, 5, 8] {
-            d.sessions.open(peer(n), 1, Bytes::new(), now.mono).unwrap();
+            d.open(peer(n), 1, &[], now.mono).unwrap().unwrap();
         }
         let whole = d.find(&ask(None, LARGE), now);
         assert_eq!((whole.peers.len(), whole.next), (9, None));
@@ -458,7 +463,7 @@ mod tests {
             know(&mut d, &offering(n, 1, "chat", &[("region", region)]));
         }
         know(&mut d, &record(13, 1, &["chat"]));
-        d.sessions.open(peer(6), 1, Bytes::new(), now.mono).unwrap();
+        d.open(peer(6), 1, &[], now.mono).unwrap().unwrap();
         let wanted = query("chat").having("region", ["eu", "asia"]).unwrap();
         let mut expected = [3, 9, 12].map(peer);
         expected.sort_unstable();
@@ -482,7 +487,7 @@ mod tests {
         }
         let (peer, entry) = d.table.providers("chat", None, T0).last().unwrap();
         let (last, n) =
-            (entry.bytes().clone(), (0_u64..).find(|n| PeerId::new(key_of(*n).public()) == peer).unwrap());
+            (entry.bytes(), (0_u64..).find(|n| PeerId::new(key_of(*n).public()) == peer).unwrap());
         let wanted = query("chat").having("n", [n.to_string()]).unwrap();
         let first = d.find(&Query { wanted: wanted.clone(), ..ask(None, LARGE) }, t.at(0));
         assert!(first.peers.is_empty() && first.next.is_some(), "nobody is online, and it is not the end");

@@ -9,10 +9,11 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use p2psb_proto::model::{PeerId, limits};
 
-use super::admission::{Admission, LimitReached, Limits, below};
+use super::admission::{Admission, LimitReached, Limits, Origin, below};
 
 /// So many things of members need no room: all there may be, and those that have just gone.
 pub const BACKBONE: usize = 2 * limits::MEMBERS;
@@ -30,6 +31,32 @@ pub enum Bringer {
     Member(PeerId),
 }
 
+/// The same, in 16 bytes.
+#[derive(Clone, Debug)]
+pub enum Payer {
+    /// This server itself.
+    Own,
+    /// A member that spoke of itself, or of another member.
+    Backbone,
+    /// A peer, from there.
+    Peer(Origin),
+    /// This member.
+    Member(Arc<PeerId>),
+}
+
+impl Payer {
+    /// Whom the ledger knows it as.
+    #[must_use]
+    pub fn bringer(&self) -> Bringer {
+        match self {
+            Self::Own => Bringer::Own,
+            Self::Backbone => Bringer::Backbone,
+            Self::Peer(origin) => Bringer::Peer(origin.ip()),
+            Self::Member(member) => Bringer::Member(**member),
+        }
+    }
+}
+
 /// The limits of what is kept, with the names of their keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
@@ -43,9 +70,16 @@ pub struct Shares {
 #[derive(Debug)]
 pub struct Ledger {
     peers: Admission,
-    members: HashMap<PeerId, usize>,
+    members: HashMap<PeerId, Share>,
     per_member: (usize, &'static str),
     of_backbone: usize,
+}
+
+/// What a member pays for.
+#[derive(Debug)]
+struct Share {
+    member: Arc<PeerId>,
+    count: usize,
 }
 
 impl Ledger {
@@ -89,7 +123,7 @@ impl Ledger {
             Bringer::Own => {}
             Bringer::Backbone => self.of_backbone = self.of_backbone.saturating_sub(1),
             Bringer::Member(member) => match self.members.get_mut(&member) {
-                Some(count) if *count > 1 => *count -= 1,
+                Some(share) if share.count > 1 => share.count -= 1,
                 _ => drop(self.members.remove(&member)),
             },
         }
@@ -103,7 +137,7 @@ impl Ledger {
             Bringer::Backbone => below(self.of_backbone, (BACKBONE, "members")),
             Bringer::Peer(from) => self.peers.has_room_for(from),
             Bringer::Member(member) => {
-                below(self.members.get(&member).copied().unwrap_or_default(), self.per_member)
+                below(self.members.get(&member).map_or(0, |share| share.count), self.per_member)
             }
         }
     }
@@ -113,9 +147,26 @@ impl Ledger {
             Bringer::Peer(from) => return self.peers.count(from),
             Bringer::Own => {}
             Bringer::Backbone => self.of_backbone += 1,
-            Bringer::Member(member) => *self.members.entry(member).or_default() += 1,
+            Bringer::Member(member) => {
+                let new = || Share { member: Arc::new(member), count: 0 };
+                self.members.entry(member).or_insert_with(new).count += 1;
+            }
         }
         self.peers.count(None);
+    }
+
+    /// Who was charged, to be kept beside what it pays for.
+    #[must_use]
+    pub fn payer(&self, by: Bringer) -> Payer {
+        match by {
+            Bringer::Own => Payer::Own,
+            Bringer::Backbone => Payer::Backbone,
+            Bringer::Peer(from) => Payer::Peer(Origin::of(from)),
+            Bringer::Member(member) => {
+                let share = self.members.get(&member);
+                Payer::Member(share.map_or_else(|| Arc::new(member), |share| Arc::clone(&share.member)))
+            }
+        }
     }
 
     /// How many things are charged.

@@ -3,7 +3,8 @@
 //!
 //! - [`table`]: the newest statement of each peer; [`services`]: who provides what.
 //! - [`session`]: the peers that are here; [`presence`]: what other homes say of theirs.
-//! - [`directory`]: the three together: who is where, and is it there?
+//! - [`directory`]: the three together: who is where, and is it there? [`here`]: the peers that are here, by their ids.
+//! - [`places`], [`row`]: what many peers are kept in, and what is due of them.
 //! - [`challenge`], [`admission`]: what a newcomer must answer, and how many there may be; [`ledger`]: who pays for what stays.
 //! - [`members`]: the other members, and the links with them. [`bridge`]: this one's part in the backbone, made of
 //!   [`ring`] and [`placement`]: who owns what; [`telling`], [`walk`], [`outbox`], [`delivery`], [`syncing`]: who is told what, and
@@ -20,6 +21,7 @@ pub mod bridge;
 pub mod challenge;
 pub mod delivery;
 pub mod directory;
+pub mod here;
 pub mod homes;
 pub mod interest;
 pub mod ledger;
@@ -29,9 +31,11 @@ pub mod outbox;
 pub mod own;
 pub mod page;
 pub mod placement;
+pub mod places;
 pub mod presence;
 pub mod resume;
 pub mod ring;
+pub mod row;
 pub mod seldom;
 pub mod services;
 pub mod session;

@@ -59,6 +59,53 @@ impl Offer {
     }
 }
 
+/// All that one entry offers: one service, as a rule.
+#[derive(Debug)]
+pub enum Offers {
+    /// It stands here itself.
+    One(Offer),
+    /// None, or several.
+    Other(Box<[Offer]>),
+}
+
+impl Offers {
+    /// In a row.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Offer] {
+        match self {
+            Self::One(offer) => std::slice::from_ref(offer),
+            Self::Other(offers) => offers,
+        }
+    }
+}
+
+impl Default for Offers {
+    fn default() -> Self {
+        Self::Other(Box::default())
+    }
+}
+
+impl From<Box<[Offer]>> for Offers {
+    fn from(offers: Box<[Offer]>) -> Self {
+        match <Box<[Offer; 1]>>::try_from(offers) {
+            Ok(one) => {
+                let [one] = *one;
+                Self::One(one)
+            }
+            Err(others) => Self::Other(others),
+        }
+    }
+}
+
+impl From<Offers> for Box<[Offer]> {
+    fn from(offers: Offers) -> Self {
+        match offers {
+            Offers::One(offer) => Box::new([offer]),
+            Offers::Other(offers) => offers,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Services {

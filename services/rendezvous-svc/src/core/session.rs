@@ -6,23 +6,29 @@
 //! - What is said of a peer follows from its entry and the time alone; nobody has to act for a silent peer to become
 //!   SUSPECT and then OFFLINE.
 //! - Every entry has exactly one place in the row of deadlines: where its next change may be noticed at the earliest.
+//!
+//! Peers are named by their places in the table: see [`super::here`]. Times are kept as what has passed since the first, which
+//! takes half of the room.
 
-use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use p2psb_proto::model::PeerId;
 use p2psb_proto::model::limits::RECORD_LIFETIME;
 use p2psb_proto::model::presence::{PresenceSource, PresenceState};
 
+use super::admission::Origin;
+use super::places::Slot;
 use super::presence::Statement;
+use super::row::Row;
 
 /// How long a peer that went is remembered with the time it was last seen: no record of it lives longer.
 pub const REMEMBERED: Duration = RECORD_LIFETIME;
 
 /// So long one is remembered that is too many: members are told in this time that it is OFFLINE.
 pub const TELLING: Duration = Duration::from_secs(60);
+
+/// What time changes is noticed so much later, at most.
+const TICK: Duration = Duration::from_millis(100);
 
 /// The durations of sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,73 +93,101 @@ pub enum Ending {
     Silent,
 }
 
+/// What has passed since the first moment, in nanoseconds: enough for 500 years.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Moment(u64);
+
+impl Moment {
+    fn plus(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(by)))
+    }
+
+    /// The first tick at which it is over. They are enough for 13 years.
+    fn tick(self) -> u32 {
+        u32::try_from(self.0.div_ceil(nanos(TICK))).unwrap_or(u32::MAX)
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    Live,
-    Lost { at: Instant },
+    Live(Ticket),
+    Lost {
+        at: Moment,
+    },
     Ended,
-    Registered { until: Instant, from: Option<IpAddr> },
+    /// It holds for a while from when it was heard.
+    Registered {
+        from: Origin,
+    },
 }
 
 #[derive(Debug)]
 struct Entry {
-    ticket: Ticket,
     session_seq: u64,
     phase: Phase,
-    heard: Instant,
-    proof: Bytes,
+    heard: Moment,
+    proof: Box<[u8]>,
     /// In the row of deadlines.
-    due: Instant,
+    due: u32,
     /// What the rest of the backbone was told last.
     told: PresenceState,
 }
 
 impl Entry {
-    fn state(&self, timing: &Timing, now: Instant) -> PresenceState {
+    fn state(&self, timing: &Timing, now: Moment) -> PresenceState {
         let suspect_at = match self.phase {
             Phase::Ended => return PresenceState::Offline,
-            Phase::Registered { until, .. } if until <= now => return PresenceState::Offline,
+            Phase::Registered { .. } if self.until(timing) <= now => return PresenceState::Offline,
             Phase::Registered { .. } => return PresenceState::Online,
-            Phase::Live => self.heard + timing.suspect_after(),
+            Phase::Live(_) => self.heard.plus(timing.suspect_after()),
             Phase::Lost { at } => at,
         };
         if now < suspect_at {
             PresenceState::Online
-        } else if now < suspect_at + timing.suspected_for() {
+        } else if now < suspect_at.plus(timing.suspected_for()) {
             PresenceState::Suspect
         } else {
             PresenceState::Offline
         }
     }
 
+    /// When it ends, as a registration.
+    fn until(&self, timing: &Timing) -> Moment {
+        self.heard.plus(timing.registration)
+    }
+
     /// When its state may change next; for one that is OFFLINE, when it is forgotten.
-    fn next_change(&self, timing: &Timing, now: Instant) -> Instant {
+    fn next_change(&self, timing: &Timing, now: Moment) -> Moment {
         let suspect_at = match self.phase {
-            Phase::Live => self.heard + timing.suspect_after(),
+            Phase::Live(_) => self.heard.plus(timing.suspect_after()),
             Phase::Lost { at } => at,
-            Phase::Registered { until, .. } if until > now => return until,
-            Phase::Registered { .. } | Phase::Ended => return self.heard + REMEMBERED,
+            Phase::Registered { .. } if self.until(timing) > now => return self.until(timing),
+            Phase::Registered { .. } | Phase::Ended => return self.heard.plus(REMEMBERED),
         };
-        let offline_at = suspect_at + timing.suspected_for();
+        let offline_at = suspect_at.plus(timing.suspected_for());
         if now < suspect_at {
             suspect_at
         } else if now < offline_at {
             offline_at
         } else {
-            self.heard.max(offline_at) + REMEMBERED
+            self.heard.max(offline_at).plus(REMEMBERED)
         }
     }
 
     /// The same for one whose state `told` is; of one that is OFFLINE and one too many, soon.
-    fn due_after(&self, timing: &Timing, full: bool, now: Instant) -> Instant {
+    fn due_after(&self, timing: &Timing, full: bool, now: Moment) -> Moment {
         let due = self.next_change(timing, now);
-        if full && self.told == PresenceState::Offline { due.min(now + TELLING) } else { due }
+        if full && self.told == PresenceState::Offline { due.min(now.plus(TELLING)) } else { due }
     }
 
     const fn source(&self) -> PresenceSource {
         match self.phase {
             Phase::Registered { .. } => PresenceSource::Registration,
-            Phase::Live | Phase::Lost { .. } | Phase::Ended => PresenceSource::Session,
+            Phase::Live(_) | Phase::Lost { .. } | Phase::Ended => PresenceSource::Session,
         }
     }
 }
@@ -162,7 +196,7 @@ impl Entry {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Due {
     /// Peers of whom something else is to be said now.
-    pub changed: Vec<PeerId>,
+    pub changed: Vec<Slot>,
     /// Registrations that ended.
     pub freed: Vec<Freed>,
 }
@@ -170,8 +204,14 @@ pub struct Due {
 /// See the module.
 #[derive(Debug)]
 pub struct Sessions {
-    entries: HashMap<PeerId, Entry>,
-    deadlines: BTreeSet<(Instant, PeerId)>,
+    /// By the numbers of the peers' places.
+    entries: Vec<Option<Entry>>,
+    count: usize,
+    deadlines: Row,
+    /// Peers that were forgotten since it was asked last.
+    forgotten: Vec<Slot>,
+    /// The first moment.
+    start: Option<Instant>,
     timing: Timing,
     /// How many peers that went are remembered.
     remembered_limit: usize,
@@ -182,7 +222,16 @@ impl Sessions {
     /// None yet.
     #[must_use]
     pub fn new(timing: Timing, remembered_limit: usize) -> Self {
-        Self { entries: HashMap::new(), deadlines: BTreeSet::new(), timing, remembered_limit, next_ticket: 0 }
+        Self {
+            entries: Vec::new(),
+            count: 0,
+            deadlines: Row::default(),
+            forgotten: Vec::new(),
+            start: None,
+            timing,
+            remembered_limit,
+            next_ticket: 0,
+        }
     }
 
     /// The durations.
@@ -191,12 +240,29 @@ impl Sessions {
         &self.timing
     }
 
+    fn get(&self, slot: Slot) -> Option<&Entry> {
+        self.entries.get(slot.index())?.as_ref()
+    }
+
+    fn get_mut(&mut self, slot: Slot) -> Option<&mut Entry> {
+        self.entries.get_mut(slot.index())?.as_mut()
+    }
+
+    fn moment(&self, at: Instant) -> Moment {
+        let passed = self.start.map(|start| at.saturating_duration_since(start));
+        Moment(nanos(passed.unwrap_or_default()))
+    }
+
+    fn instant(&self, moment: Moment) -> Option<Instant> {
+        self.start?.checked_add(Duration::from_nanos(moment.0))
+    }
+
     /// Whether a session could be opened.
-    pub fn may_open(&self, peer: &PeerId, session_seq: u64, now: Instant) -> Result<(), NotNewer> {
-        match self.entries.get(peer) {
+    pub fn may_open(&self, slot: Slot, session_seq: u64, now: Instant) -> Result<(), NotNewer> {
+        match self.get(slot) {
             Some(entry)
                 if entry.source() == PresenceSource::Session
-                    && entry.state(&self.timing, now) != PresenceState::Offline
+                    && entry.state(&self.timing, self.moment(now)) != PresenceState::Offline
                     && entry.session_seq >= session_seq =>
             {
                 Err(NotNewer { offered: session_seq, current: entry.session_seq })
@@ -208,19 +274,21 @@ impl Sessions {
     /// Opens a session whose proof was verified; `proof` is what convinces others.
     pub fn open(
         &mut self,
-        peer: PeerId,
+        slot: Slot,
         session_seq: u64,
-        proof: Bytes,
+        proof: &[u8],
         now: Instant,
     ) -> Result<Opened, NotNewer> {
-        self.may_open(&peer, session_seq, now)?;
-        let before = self.entries.get(&peer).map(|entry| (entry.phase, entry.ticket));
-        let ticket = self.put_in(peer, session_seq, Phase::Live, proof, now);
+        self.may_open(slot, session_seq, now)?;
+        let before = self.get(slot).map(|entry| entry.phase);
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.put_in(slot, session_seq, Phase::Live(ticket), proof, now);
         let (mut replaced, mut freed) = (None, None);
         match before {
-            Some((Phase::Live, ticket)) => replaced = Some(ticket),
-            Some((Phase::Registered { from, .. }, _)) => freed = Some(Freed(from)),
-            Some((Phase::Lost { .. } | Phase::Ended, _)) | None => {}
+            Some(Phase::Live(ticket)) => replaced = Some(ticket),
+            Some(Phase::Registered { from }) => freed = Some(Freed(from.ip())),
+            Some(Phase::Lost { .. } | Phase::Ended) | None => {}
         }
         Ok(Opened { ticket, replaced, freed })
     }
@@ -231,25 +299,23 @@ impl Sessions {
     /// [`Due::freed`], [`Opened::freed`] or `unregister` says that it ended.
     pub fn register(
         &mut self,
-        peer: PeerId,
+        slot: Slot,
         seq: u64,
-        proof: Bytes,
+        proof: &[u8],
         from: Option<IpAddr>,
         now: Instant,
     ) -> bool {
-        let until = now + self.timing.registration;
-        let phase = self.entries.get(&peer).map(|entry| entry.phase);
-        match phase {
-            Some(Phase::Live) => {
-                self.heard(&peer, now);
+        match self.get(slot).map(|entry| entry.phase) {
+            Some(Phase::Live(_)) => {
+                self.heard(slot, now);
                 false
             }
-            Some(Phase::Registered { from, .. }) => {
-                self.put_in(peer, seq, Phase::Registered { until, from }, proof, now);
+            Some(phase @ Phase::Registered { .. }) => {
+                self.put_in(slot, seq, phase, proof, now);
                 false
             }
             Some(Phase::Lost { .. } | Phase::Ended) | None => {
-                self.put_in(peer, seq, Phase::Registered { until, from }, proof, now);
+                self.put_in(slot, seq, Phase::Registered { from: Origin::of(from) }, proof, now);
                 true
             }
         }
@@ -257,168 +323,193 @@ impl Sessions {
 
     /// Whether `register` would have to be admitted.
     #[must_use]
-    pub fn registers_anew(&self, peer: &PeerId) -> bool {
-        let phase = self.entries.get(peer).map(|entry| entry.phase);
-        !matches!(phase, Some(Phase::Live | Phase::Registered { .. }))
+    pub fn registers_anew(&self, slot: Slot) -> bool {
+        let phase = self.get(slot).map(|entry| entry.phase);
+        !matches!(phase, Some(Phase::Live(_) | Phase::Registered { .. }))
     }
 
     /// Ends a registration, not a session.
-    pub fn unregister(&mut self, peer: &PeerId, now: Instant) -> Option<Freed> {
-        let entry = self.entries.get_mut(peer)?;
-        let Phase::Registered { from, .. } = entry.phase else { return None };
-        entry.heard = now;
-        self.end(*peer, Phase::Ended, now);
-        Some(Freed(from))
+    pub fn unregister(&mut self, slot: Slot, now: Instant) -> Option<Freed> {
+        let Phase::Registered { from } = self.get(slot)?.phase else { return None };
+        self.heard(slot, now);
+        self.end(slot, Phase::Ended, now);
+        Some(Freed(from.ip()))
     }
 
-    fn put_in(&mut self, peer: PeerId, session_seq: u64, phase: Phase, proof: Bytes, now: Instant) -> Ticket {
-        self.next_ticket += 1;
-        let ticket = Ticket(self.next_ticket);
-        let mut entry =
-            Entry { ticket, session_seq, phase, heard: now, proof, due: now, told: PresenceState::Online };
-        entry.due = entry.next_change(&self.timing, now);
-        if let Some(old) = self.entries.get(&peer) {
-            self.deadlines.remove(&(old.due, peer));
+    fn put_in(&mut self, slot: Slot, session_seq: u64, phase: Phase, proof: &[u8], now: Instant) {
+        self.start.get_or_insert(now);
+        let now = self.moment(now);
+        let told = PresenceState::Online;
+        let mut entry = Entry { session_seq, phase, heard: now, proof: proof.into(), due: 0, told };
+        entry.due = entry.next_change(&self.timing, now).tick();
+        let due = entry.due;
+        self.forget(slot);
+        if self.entries.len() <= slot.index() {
+            self.entries.resize_with(slot.index() + 1, || None);
         }
-        self.deadlines.insert((entry.due, peer));
-        self.entries.insert(peer, entry);
-        ticket
+        if let Some(place) = self.entries.get_mut(slot.index()) {
+            *place = Some(entry);
+            self.count += 1;
+            self.deadlines.insert(due.into(), slot);
+        }
     }
 
-    fn live(&mut self, peer: &PeerId, ticket: Ticket) -> Option<&mut Entry> {
-        self.entries.get_mut(peer).filter(|entry| entry.ticket == ticket && entry.phase == Phase::Live)
+    /// Takes an entry out, if there is one.
+    fn forget(&mut self, slot: Slot) {
+        let Some(entry) = self.entries.get_mut(slot.index()).and_then(Option::take) else { return };
+        self.deadlines.remove(entry.due.into(), slot);
+        self.count = self.count.saturating_sub(1);
     }
 
-    fn heard(&mut self, peer: &PeerId, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(peer) {
+    /// Gives an entry another place in the row of deadlines.
+    fn put_off(&mut self, slot: Slot, until: Moment) {
+        let due = until.tick();
+        let Some(entry) = self.get_mut(slot) else { return };
+        let before = std::mem::replace(&mut entry.due, due);
+        self.deadlines.remove(before.into(), slot);
+        self.deadlines.insert(due.into(), slot);
+    }
+
+    fn live(&self, slot: Slot, ticket: Ticket) -> Option<&Entry> {
+        self.get(slot).filter(|entry| entry.phase == Phase::Live(ticket))
+    }
+
+    fn heard(&mut self, slot: Slot, now: Instant) {
+        let now = self.moment(now);
+        if let Some(entry) = self.get_mut(slot) {
             entry.heard = now;
         }
     }
 
     /// The peer was heard in a session. Returns whether that is news: it had been SUSPECT.
-    pub fn beat(&mut self, peer: &PeerId, ticket: Ticket, now: Instant) -> bool {
-        let Some(entry) = self.live(peer, ticket) else { return false };
-        // The deadline stays where it is: what pops too early is put back.
-        entry.heard = now;
-        if entry.told == PresenceState::Online {
+    pub fn beat(&mut self, slot: Slot, ticket: Ticket, now: Instant) -> bool {
+        if self.live(slot, ticket).is_none() {
             return false;
         }
+        // The deadline stays where it is: what pops too early is put back.
+        self.heard(slot, now);
+        let Some(entry) = self.get_mut(slot).filter(|entry| entry.told != PresenceState::Online) else {
+            return false;
+        };
         entry.told = PresenceState::Online;
-        let (before, due) = (entry.due, now + self.timing.suspect_after());
-        if let Some(entry) = self.entries.get_mut(peer) {
-            entry.due = due;
-        }
-        self.deadlines.remove(&(before, *peer));
-        self.deadlines.insert((due, *peer));
+        self.put_off(slot, self.moment(now).plus(self.timing.suspect_after()));
         true
     }
 
     /// A session ended. Returns whether it was the peer's current one.
-    pub fn close(&mut self, peer: PeerId, ticket: Ticket, ending: Ending, now: Instant) -> bool {
-        if self.live(&peer, ticket).is_none() {
+    pub fn close(&mut self, slot: Slot, ticket: Ticket, ending: Ending, now: Instant) -> bool {
+        if self.live(slot, ticket).is_none() {
             return false;
         }
         let phase = match ending {
             Ending::Clean | Ending::Silent => Phase::Ended,
-            Ending::Lost => Phase::Lost { at: now },
+            Ending::Lost => Phase::Lost { at: self.moment(now) },
         };
         if ending == Ending::Clean {
-            self.heard(&peer, now);
+            self.heard(slot, now);
         }
-        self.end(peer, phase, now);
+        self.end(slot, phase, now);
         true
     }
 
-    fn end(&mut self, peer: PeerId, phase: Phase, now: Instant) {
-        let (full, overfull) = (self.is_full(), self.entries.len() / 2 > self.remembered_limit);
-        let Some(entry) = self.entries.get_mut(&peer) else { return };
-        self.deadlines.remove(&(entry.due, peer));
+    fn end(&mut self, slot: Slot, phase: Phase, now: Instant) {
+        let (full, overfull) = (self.is_full(), self.count / 2 > self.remembered_limit);
         if overfull && phase == Phase::Ended {
-            self.entries.remove(&peer);
+            self.forget(slot);
+            self.forgotten.push(slot);
             return;
         }
+        let (timing, now) = (self.timing, self.moment(now));
+        let Some(entry) = self.get_mut(slot) else { return };
         entry.phase = phase;
-        entry.told = entry.state(&self.timing, now);
-        entry.due = entry.due_after(&self.timing, full, now);
-        self.deadlines.insert((entry.due, peer));
+        entry.told = entry.state(&timing, now);
+        let due = entry.due_after(&timing, full, now);
+        self.put_off(slot, due);
     }
 
     /// Whether who goes now is one too many to be remembered.
-    fn is_full(&self) -> bool {
-        self.entries.len() > self.remembered_limit
+    const fn is_full(&self) -> bool {
+        self.count > self.remembered_limit
     }
 
     /// When [`Self::due`] has something to do next.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(at, _)| *at)
+        let (tick, _) = self.deadlines.first()?;
+        self.instant(Moment(tick.saturating_mul(nanos(TICK))))
     }
 
     /// Notices what time has changed, for at most `most` peers.
     pub fn due(&mut self, now: Instant, most: usize) -> Due {
-        let mut due = Due::default();
+        let (mut due, now, timing) = (Due::default(), self.moment(now), self.timing);
+        let passed = now.0 / nanos(TICK);
         for _ in 0..most {
-            let Some((at, peer)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) else {
-                break;
-            };
-            self.deadlines.remove(&(at, peer));
+            let Some((_, slot)) = self.deadlines.first().filter(|(tick, _)| *tick <= passed) else { break };
             let full = self.is_full();
-            let Some(entry) = self.entries.get_mut(&peer) else { continue };
-            let state = entry.state(&self.timing, now);
+            let Some(entry) = self.get_mut(slot) else { break };
+            let state = entry.state(&timing, now);
             if state == PresenceState::Offline && entry.told == PresenceState::Offline {
-                self.entries.remove(&peer);
+                self.forget(slot);
+                self.forgotten.push(slot);
                 continue;
             }
             if state != entry.told {
                 entry.told = state;
-                due.changed.push(peer);
+                due.changed.push(slot);
             }
-            if let (Phase::Registered { from, .. }, PresenceState::Offline) = (entry.phase, state) {
+            if let (Phase::Registered { from }, PresenceState::Offline) = (entry.phase, state) {
                 entry.phase = Phase::Ended;
-                due.freed.push(Freed(from));
+                due.freed.push(Freed(from.ip()));
             }
-            entry.due = entry.due_after(&self.timing, full, now);
-            self.deadlines.insert((entry.due, peer));
+            let next = entry.due_after(&timing, full, now);
+            self.put_off(slot, next);
         }
         due
     }
 
+    /// Those of whom nothing is kept here any more since it was asked last.
+    pub fn take_forgotten(&mut self) -> Vec<Slot> {
+        std::mem::take(&mut self.forgotten)
+    }
+
     /// What this server, as a home, says of a peer that is, or was, here.
     #[must_use]
-    pub fn stated(&self, peer: &PeerId, now: Instant) -> Option<Statement> {
-        let entry = self.entries.get(peer)?;
-        let until = match entry.phase {
-            Phase::Registered { until, .. } => Some(until),
-            Phase::Live | Phase::Lost { .. } | Phase::Ended => None,
-        };
+    pub fn stated(&self, slot: Slot, now: Instant) -> Option<Statement> {
+        let entry = self.get(slot)?;
+        let until = matches!(entry.phase, Phase::Registered { .. }).then(|| entry.until(&self.timing));
         Some(Statement {
             session_seq: entry.session_seq,
-            state: entry.state(&self.timing, now),
+            state: entry.state(&self.timing, self.moment(now)),
             source: entry.source(),
-            heard: entry.heard,
-            until,
+            heard: self.instant(entry.heard)?,
+            until: until.and_then(|until| self.instant(until)),
         })
     }
 
     /// What convinces others of a peer's session or registration.
     #[must_use]
-    pub fn proof(&self, peer: &PeerId) -> Option<&Bytes> {
-        self.entries.get(peer).map(|entry| &entry.proof)
+    pub fn proof(&self, slot: Slot) -> Option<&[u8]> {
+        self.get(slot).map(|entry| &*entry.proof)
     }
 
     /// Every peer that is not OFFLINE.
-    pub fn present(&self, now: Instant) -> impl Iterator<Item = PeerId> {
-        self.entries
-            .iter()
-            .filter(move |(_, entry)| entry.state(&self.timing, now) != PresenceState::Offline)
-            .map(|(peer, _)| *peer)
+    pub fn present(&self, now: Instant) -> impl Iterator<Item = Slot> {
+        let now = self.moment(now);
+        (0..).zip(&self.entries).filter_map(move |(number, entry)| {
+            let state = entry.as_ref()?.state(&self.timing, now);
+            (state != PresenceState::Offline).then_some(Slot::of(number))
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::testing::{Time, peer};
+    use crate::core::testing::Time;
+
+    fn peer(n: u32) -> Slot {
+        Slot::of(n)
+    }
 
     const TIMING: Timing =
         Timing { heartbeat: Duration::from_secs(30), registration: Duration::from_secs(300) };
@@ -428,11 +519,11 @@ mod tests {
     }
 
     fn state(sessions: &Sessions, at: Instant) -> PresenceState {
-        sessions.stated(&peer(1), at).unwrap().state
+        sessions.stated(peer(1), at).unwrap().state
     }
 
     fn open(sessions: &mut Sessions, seq: u64, at: Instant) -> Opened {
-        sessions.open(peer(1), seq, Bytes::new(), at).unwrap()
+        sessions.open(peer(1), seq, &[], at).unwrap()
     }
 
     #[test]
@@ -455,11 +546,11 @@ mod tests {
         let (mut s, t) = (sessions(), Time::start());
         let at = |seconds| t.at(seconds).mono;
         let ticket = open(&mut s, 1, at(0)).ticket;
-        assert!(!s.beat(&peer(1), ticket, at(70)));
+        assert!(!s.beat(peer(1), ticket, at(70)));
         assert_eq!(s.due(at(75), 10), Due::default(), "the early deadline was put back");
         assert_eq!(s.next_deadline(), Some(at(145)));
         assert_eq!(s.due(at(150), 10).changed, [peer(1)]);
-        assert!(s.beat(&peer(1), ticket, at(151)), "that is news");
+        assert!(s.beat(peer(1), ticket, at(151)), "that is news");
         assert_eq!(state(&s, at(151)), PresenceState::Online);
     }
 
@@ -469,7 +560,7 @@ mod tests {
         let at = |seconds| t.at(seconds).mono;
         let ticket = open(&mut s, 1, at(0)).ticket;
         assert!(s.close(peer(1), ticket, Ending::Clean, at(10)));
-        let stated = s.stated(&peer(1), at(10)).unwrap();
+        let stated = s.stated(peer(1), at(10)).unwrap();
         assert_eq!((stated.state, stated.heard), (PresenceState::Offline, at(10)));
 
         let ticket = open(&mut s, 2, at(20)).ticket;
@@ -487,7 +578,7 @@ mod tests {
         let now = t.at(0).mono;
         let first = open(&mut s, 5, now);
         assert_eq!(
-            s.open(peer(1), 5, Bytes::new(), now),
+            s.open(peer(1), 5, &[], now),
             Err(NotNewer { offered: 5, current: 5 }),
             "a replayed hello"
         );
@@ -511,10 +602,10 @@ mod tests {
         let (mut s, t) = (sessions(), Time::start());
         let at = |seconds| t.at(seconds).mono;
         let from = Some(IpAddr::from([192, 0, 2, 1]));
-        assert!(s.registers_anew(&peer(1)));
-        assert!(s.register(peer(1), 1, Bytes::new(), from, at(0)));
-        assert!(!s.register(peer(1), 2, Bytes::new(), from, at(100)), "renewing is no second one");
-        let stated = s.stated(&peer(1), at(399)).unwrap();
+        assert!(s.registers_anew(peer(1)));
+        assert!(s.register(peer(1), 1, &[], from, at(0)));
+        assert!(!s.register(peer(1), 2, &[], from, at(100)), "renewing is no second one");
+        let stated = s.stated(peer(1), at(399)).unwrap();
         assert_eq!((stated.state, stated.source), (PresenceState::Online, PresenceSource::Registration));
         assert_eq!(s.due(at(399), 10), Due::default());
         let due = s.due(at(400), 10);
@@ -527,11 +618,11 @@ mod tests {
         let (mut s, t) = (sessions(), Time::start());
         let now = t.at(0).mono;
         let from = Some(IpAddr::from([192, 0, 2, 1]));
-        s.register(peer(1), 9, Bytes::new(), from, now);
+        s.register(peer(1), 9, &[], from, now);
         assert_eq!(open(&mut s, 3, now).freed, Some(Freed(from)));
-        assert!(!s.register(peer(1), 10, Bytes::new(), from, now));
-        assert_eq!(s.stated(&peer(1), now).unwrap().source, PresenceSource::Session);
-        assert_eq!(s.unregister(&peer(1), now), None, "a session is not ended by a call");
+        assert!(!s.register(peer(1), 10, &[], from, now));
+        assert_eq!(s.stated(peer(1), now).unwrap().source, PresenceSource::Session);
+        assert_eq!(s.unregister(peer(1), now), None, "a session is not ended by a call");
         assert_eq!(state(&s, now), PresenceState::Online);
     }
 
@@ -542,10 +633,11 @@ mod tests {
         s.close(peer(1), ticket, Ending::Clean, t.at(10).mono);
         let end = t.at(10).mono + REMEMBERED;
         assert_eq!(s.due(end - Duration::from_secs(1), 10), Due::default());
-        assert!(s.stated(&peer(1), end).is_some());
+        assert!(s.stated(peer(1), end).is_some());
         assert_eq!(s.due(end, 10), Due::default());
-        assert!(s.stated(&peer(1), end).is_none());
-        assert!(s.deadlines.is_empty());
+        assert!(s.stated(peer(1), end).is_none());
+        assert!(s.deadlines.first().is_none());
+        assert_eq!(s.take_forgotten(), [peer(1)]);
     }
 
     #[test]
@@ -553,18 +645,18 @@ mod tests {
         for ending in [Ending::Clean, Ending::Lost] {
             let (mut s, t) = (Sessions::new(TIMING, 2), Time::start());
             for n in 1..=5 {
-                let ticket = s.open(peer(n), 1, Bytes::new(), t.at(0).mono).unwrap().ticket;
+                let ticket = s.open(peer(n), 1, &[], t.at(0).mono).unwrap().ticket;
                 s.close(peer(n), ticket, ending, t.at(0).mono);
             }
             let offline = t.at(30).mono;
             let told = s.due(offline, 10).changed.len();
             assert_eq!(told, if ending == Ending::Lost { 5 } else { 0 }, "the clean ones were told before");
             for n in 1..=5 {
-                assert_eq!(s.stated(&peer(n), offline).unwrap().state, PresenceState::Offline);
+                assert_eq!(s.stated(peer(n), offline).unwrap().state, PresenceState::Offline);
             }
             s.due(offline + TELLING, 10);
-            assert_eq!(s.entries.len(), s.deadlines.len());
-            assert!(s.entries.len() <= 2, "{ending:?}: {}", s.entries.len());
+            assert_eq!(s.count, s.entries.iter().flatten().count());
+            assert!(s.count <= 2, "{ending:?}: {}", s.count);
         }
     }
 
@@ -572,34 +664,33 @@ mod tests {
     fn a_flood_of_ended_sessions_is_bounded_at_once() {
         let (mut s, now) = (Sessions::new(TIMING, 2), Time::start().at(0).mono);
         for n in 1..=50 {
-            let ticket = s.open(peer(n), 1, Bytes::new(), now).unwrap().ticket;
+            let ticket = s.open(peer(n), 1, &[], now).unwrap().ticket;
             s.close(peer(n), ticket, Ending::Clean, now);
         }
-        assert_eq!((s.entries.len(), s.deadlines.len()), (5, 5));
+        assert_eq!((s.count, s.entries.iter().flatten().count()), (5, 5));
     }
 
     #[test]
     fn every_entry_has_one_deadline_after_any_history() {
         let (mut s, t) = (sessions(), Time::start());
         let mut rng = fastrand::Rng::with_seed(3);
-        let mut tickets = HashMap::new();
+        let mut tickets = std::collections::HashMap::new();
         for step in 0..5_000_u64 {
             let now = t.at(step).mono;
-            let who = peer(rng.u8(1..8));
+            let who = peer(rng.u32(1..8));
             match (rng.u8(0..6), tickets.get(&who).copied()) {
                 (0, _) => {
-                    if let Ok(opened) = s.open(who, step, Bytes::new(), now) {
+                    if let Ok(opened) = s.open(who, step, &[], now) {
                         tickets.insert(who, opened.ticket);
                     }
                 }
                 (1, Some(ticket)) => drop(s.close(who, ticket, Ending::Clean, now)),
                 (2, Some(ticket)) => drop(s.close(who, ticket, Ending::Lost, now)),
-                (3, Some(ticket)) => drop(s.beat(&who, ticket, now)),
-                (4, _) => drop(s.register(who, step, Bytes::new(), None, now)),
+                (3, Some(ticket)) => drop(s.beat(who, ticket, now)),
+                (4, _) => drop(s.register(who, step, &[], None, now)),
                 _ => drop(s.due(now, 3)),
             }
-            assert_eq!(s.entries.len(), s.deadlines.len());
-            assert!(s.entries.iter().all(|(peer, entry)| s.deadlines.contains(&(entry.due, *peer))));
+            assert_eq!(s.count, s.entries.iter().flatten().count());
         }
     }
 }

@@ -12,21 +12,23 @@
 //! may be on its way here by another member, and has to find it. So these are bounded by the member's share, and each goes two
 //! hours and ten minutes after it was signed. A peer's own withdrawal of what is not here is of no use to anybody.
 //!
-//! A statement is kept as the bytes it came in, ready to be sent: 300 bytes for an ordinary peer, and as little as possible
-//! beside them.
+//! There are millions, so an entry is as small as can be: of the bytes of a statement those are kept that are not known anyway,
+//! and times are told from when it was signed. A peer that is here keeps its place in the table also while nothing is known of
+//! it, so that its session is found by the number of the place.
 
-use std::collections::{BTreeSet, HashMap};
-use std::ops::Bound;
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use p2psb_proto::model::limits::{CLOCK_SKEW, RECORD_LIFETIME, SERVICE_PROVIDERS, WITHDRAWAL_GRACE};
-use p2psb_proto::model::{Digest, PeerId, PeerStatement, UnixMillis};
+use p2psb_proto::model::{Digest, NetworkId, Packed, PeerId, PeerStatement, UnixMillis};
 
 use super::admission::LimitReached;
-use super::ledger::{Bringer, Ledger, Shares};
+use super::ledger::{Bringer, Ledger, Payer, Shares};
 use super::placement::Key;
-use super::services::{Day, Offer, Services};
+use super::places::{Places, Slot};
+use super::row::Row;
+use super::services::{Day, Offers, Services};
 
 /// A peer changes what it says at most this often.
 pub const CHANGE_INTERVAL: Duration = Duration::from_secs(1);
@@ -43,13 +45,14 @@ pub struct Item {
     /// Until when older statements of the peer might count.
     keep: UnixMillis,
     services: Box<[Box<str>]>,
-    bytes: Bytes,
+    network: NetworkId,
+    packed: Packed,
 }
 
 impl Item {
-    /// A statement and its wire form.
+    /// Of a statement.
     #[must_use]
-    pub fn new(statement: &PeerStatement, bytes: Bytes) -> Self {
+    pub fn new(statement: &PeerStatement) -> Self {
         let (seq, digest) = statement.rank();
         let (issued, expires, keep, services) = match statement {
             PeerStatement::Record(record) => {
@@ -65,7 +68,8 @@ impl Item {
                 (issued, UnixMillis::default(), keep, Box::default())
             }
         };
-        Self { peer: statement.peer_id(), seq, digest, issued, expires, keep, services, bytes }
+        let (network, packed) = (statement.network(), statement.pack());
+        Self { peer: statement.peer_id(), seq, digest, issued, expires, keep, services, network, packed }
     }
 
     /// Whose it is.
@@ -138,54 +142,112 @@ pub enum TableError {
     Full(#[from] LimitReached),
 }
 
-/// What is known of one peer.
-#[derive(Clone, Debug)]
-pub struct Entry {
+/// The newest statement of a peer, as it is kept.
+#[derive(Debug)]
+struct Stated {
+    packed: Packed,
     seq: u64,
-    digest: Digest,
     issued: UnixMillis,
-    expires: UnixMillis,
-    keep: UnixMillis,
-    changed: UnixMillis,
-    brought_by: Bringer,
-    offers: Box<[Offer]>,
-    bytes: Bytes,
+    /// How long after `issued` it counts, in milliseconds; 0 for a withdrawal.
+    life: u32,
+    /// How long after `issued` it is remembered, in milliseconds.
+    keep: u32,
+    /// How long after `issued` it came, in milliseconds.
+    changed: i32,
+    payer: Payer,
+    offers: Offers,
 }
 
-impl Entry {
+/// More than any statement lives, and less than the clocks of a peer and of this server differ.
+fn millis(by: Duration) -> u32 {
+    u32::try_from(by.as_millis()).unwrap_or(u32::MAX)
+}
+
+impl Stated {
+    fn expires(&self) -> UnixMillis {
+        let at = self.issued.plus(Duration::from_millis(self.life.into()));
+        if self.is_withdrawal() { UnixMillis::default() } else { at }
+    }
+
+    fn keep(&self) -> UnixMillis {
+        self.issued.plus(Duration::from_millis(self.keep.into()))
+    }
+
+    fn changed(&self) -> UnixMillis {
+        UnixMillis(self.issued.0.saturating_add_signed(self.changed.into()))
+    }
+
+    const fn is_withdrawal(&self) -> bool {
+        self.life == 0
+    }
+
+    fn is_valid(&self, now: UnixMillis) -> bool {
+        self.expires() > now
+    }
+
+    /// A statement that is newest but neither counts nor voids another one is of no use to anybody.
+    fn is_worth_telling(&self, now: UnixMillis) -> bool {
+        self.is_valid(now) || (self.is_withdrawal() && self.keep() > now)
+    }
+}
+
+/// What is at a place.
+#[derive(Debug, Default)]
+struct Place {
+    stated: Option<Stated>,
+    /// By a session: the place stays when the statement goes.
+    is_claimed: bool,
+}
+
+/// What is known of one peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    slot: Slot,
+    peer: &'a PeerId,
+    network: &'a NetworkId,
+    stated: &'a Stated,
+}
+
+impl Entry<'_> {
+    /// Where it is kept.
+    #[must_use]
+    pub const fn slot(&self) -> Slot {
+        self.slot
+    }
+
     /// The statement's wire form.
     #[must_use]
-    pub const fn bytes(&self) -> &Bytes {
-        &self.bytes
+    pub fn bytes(&self) -> Bytes {
+        self.stated.packed.encoded(self.peer.key(), self.network)
     }
 
     /// When it was signed.
     #[must_use]
     pub const fn issued(&self) -> UnixMillis {
-        self.issued
+        self.stated.issued
     }
 
     /// When it stops counting; zero for a withdrawal.
     #[must_use]
-    pub const fn expires(&self) -> UnixMillis {
-        self.expires
+    pub fn expires(&self) -> UnixMillis {
+        self.stated.expires()
     }
 
     /// Whether it is a record that counts at `now`.
     #[must_use]
     pub fn is_valid(&self, now: UnixMillis) -> bool {
-        self.expires > now
+        self.stated.is_valid(now)
     }
 
-    /// A statement that is newest but neither counts nor voids another one is of no use to anybody.
-    fn is_worth_telling(&self, now: UnixMillis) -> bool {
-        self.is_valid(now) || (self.expires == UnixMillis::default() && self.keep > now)
+    /// The services that it offers.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        self.stated.offers.as_slice().iter().map(super::services::Offer::name)
+    }
+
+    fn digest(&self) -> Digest {
+        self.stated.packed.digest(self.peer.key(), self.network)
     }
 }
-
-/// A place between entries; see [`Table::after`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place(UnixMillis, PeerId);
 
 /// Peers that signed two statements with one `seq`, as far as it was seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -199,12 +261,24 @@ pub struct Equivocations {
 /// See the module.
 #[derive(Debug)]
 pub struct Table {
-    entries: HashMap<PeerId, Entry>,
+    places: Places<Place>,
+    /// Of all statements, once there is one.
+    network: Option<NetworkId>,
     ledger: Ledger,
     services: Services,
-    /// When entries are forgotten, earliest first.
-    forgotten: BTreeSet<(UnixMillis, PeerId)>,
+    /// When entries are forgotten, by the second.
+    forgotten: Row,
+    /// Places with a statement.
+    count: usize,
     equivocations: Equivocations,
+}
+
+/// Four billion peers have one.
+const NO_PLACE: LimitReached = LimitReached { limit: "places", most: u32::MAX as usize };
+
+/// The first second in which a statement is forgotten.
+const fn second(keep: UnixMillis) -> u64 {
+    keep.0.div_ceil(1000)
 }
 
 impl Table {
@@ -212,10 +286,12 @@ impl Table {
     #[must_use]
     pub fn new(records: Shares, services: Shares) -> Self {
         Self {
-            entries: HashMap::new(),
+            places: Places::default(),
+            network: None,
             ledger: Ledger::new(records),
             services: Services::new(services, SERVICE_PROVIDERS),
-            forgotten: BTreeSet::new(),
+            forgotten: Row::default(),
+            count: 0,
             equivocations: Equivocations::default(),
         }
     }
@@ -223,22 +299,24 @@ impl Table {
     /// Takes a statement from its peer. The same one again changes nothing, and neither does a withdrawal of what is not here;
     /// an older or contradicting one is refused, and one that comes too soon after the last.
     pub fn offer(&mut self, item: Item, by: Bringer, now: UnixMillis) -> Result<Merged, TableError> {
-        let stored = self.entries.get(&item.peer);
-        if item.is_withdrawal() && stored.is_none_or(|stored| stored.keep <= now) {
+        let known = self.known(&item.peer);
+        if item.is_withdrawal() && known.is_none_or(|known| known.stated.keep() <= now) {
             return Ok(Merged::Known);
         }
-        let Some(stored) = stored else { return self.merge(item, by, now) };
-        let (seq, stored_seq, stored_bytes) = (item.seq, stored.seq, stored.bytes.clone());
+        let Some(known) = known else { return self.merge(item, by, now) };
+        let (seq, stored_seq) = (item.seq, known.stated.seq);
         if seq < stored_seq {
+            let stored = known.bytes();
             self.remember_longer(&item.peer, item.keep);
-            return Err(TableError::Stale { seq, stored_seq, stored: stored_bytes });
+            return Err(TableError::Stale { seq, stored_seq, stored });
         }
-        if seq == stored_seq && item.digest != stored.digest {
+        if seq == stored_seq && item.digest != known.digest() {
+            let stored = known.bytes();
             self.remember_longer(&item.peer, item.keep);
             self.equivocated(item.peer);
-            return Err(TableError::Equivocation { seq, stored: stored_bytes });
+            return Err(TableError::Equivocation { seq, stored });
         }
-        if let Some(wait) = wait(stored, &item, now) {
+        if let Some(wait) = wait(known.stated, &item, now) {
             return Err(TableError::TooOften { wait });
         }
         self.merge(item, by, now)
@@ -246,19 +324,29 @@ impl Table {
 
     /// Takes a statement from another rendezvous: the higher `(seq, digest)` wins.
     pub fn merge(&mut self, item: Item, by: Bringer, now: UnixMillis) -> Result<Merged, TableError> {
-        let Some(stored) = self.entries.get(&item.peer) else {
+        let Some(known) = self.known(&item.peer) else {
             if item.keep <= now {
                 return Err(TableError::Expired { expired: item.keep });
             }
-            self.ledger.enter(by)?;
-            self.put_in(item, by, None, now);
+            let slot = self.place(item.peer).ok_or(NO_PLACE)?;
+            if let Err(full) = self.ledger.enter(by) {
+                self.clear(slot);
+                return Err(full.into());
+            }
+            self.put_in(slot, item, by, now);
             return Ok(Merged::Changed);
         };
-        let (stored_seq, stored_digest) = (stored.seq, stored.digest);
-        if item.seq == stored_seq && item.digest != stored_digest {
-            self.equivocated(item.peer);
-        }
-        if (item.seq, item.digest) <= (stored_seq, stored_digest) {
+        let is_newer = match item.seq.cmp(&known.stated.seq) {
+            Ordering::Equal => {
+                let digest = known.digest();
+                if item.digest != digest {
+                    self.equivocated(item.peer);
+                }
+                item.digest > digest
+            }
+            other => other == Ordering::Greater,
+        };
+        if !is_newer {
             self.remember_longer(&item.peer, item.keep);
             return Ok(Merged::Known);
         }
@@ -270,7 +358,7 @@ impl Table {
     /// the clock was wrong.
     pub fn put_own(&mut self, item: Item, now: UnixMillis) -> Result<Merged, TableError> {
         let latest = now.plus(CLOCK_SKEW).0;
-        if self.entries.get(&item.peer).is_some_and(|stored| stored.seq > latest && item.seq < stored.seq) {
+        if self.seq(&item.peer).is_some_and(|stored| stored > latest && item.seq < stored) {
             self.replace(item, Bringer::Own, now);
             return Ok(Merged::Changed);
         }
@@ -284,74 +372,149 @@ impl Table {
 
     /// An older statement that expires later: what is known must outlive it.
     fn remember_longer(&mut self, peer: &PeerId, keep: UnixMillis) {
-        if let Some(entry) = self.entries.get_mut(peer).filter(|entry| entry.keep < keep) {
-            self.forgotten.remove(&(entry.keep, *peer));
-            self.forgotten.insert((keep, *peer));
-            entry.keep = keep;
+        let Some(slot) = self.places.slot(peer) else { return };
+        let stated = self.places.get_mut(slot).and_then(|place| place.stated.as_mut());
+        if let Some(stated) = stated.filter(|stated| stated.keep() < keep) {
+            self.forgotten.remove(second(stated.keep()), slot);
+            stated.keep = millis(keep.since(stated.issued));
+            self.forgotten.insert(second(stated.keep()), slot);
         }
     }
 
     fn replace(&mut self, item: Item, by: Bringer, now: UnixMillis) {
-        let Some(old) = self.entries.remove(&item.peer) else { return };
-        self.forgotten.remove(&(old.keep, item.peer));
-        let payer = self.ledger.hand_over(old.brought_by, by);
-        self.put_in(item, payer, Some(old), now);
+        let Some(slot) = self.places.slot(&item.peer) else { return };
+        let Some(old) = self.places.get(slot).and_then(|(_, place)| place.stated.as_ref()) else { return };
+        let payer = self.ledger.hand_over(old.payer.bringer(), by);
+        self.put_in(slot, item, payer, now);
     }
 
-    /// Puts in what is charged to `brought_by` already, where `old` was.
-    fn put_in(&mut self, item: Item, brought_by: Bringer, old: Option<Entry>, changed: UnixMillis) {
-        let Item { peer, seq, digest, issued, expires, keep, services, bytes } = item;
-        let (keep, before) = match old {
-            Some(old) => (keep.max(old.keep), old.offers),
-            None => (keep, Box::default()),
-        };
-        let offers = self.services.replace(peer, before, &services, brought_by, Day::of(changed));
-        self.forgotten.insert((keep, peer));
-        let entry = Entry { seq, digest, issued, expires, keep, changed, brought_by, offers, bytes };
-        self.entries.insert(peer, entry);
+    /// Puts in what is charged to `by` already, in the place of what was there.
+    fn put_in(&mut self, slot: Slot, item: Item, by: Bringer, now: UnixMillis) {
+        let Item { peer, seq, issued, expires, mut keep, services, network, packed, .. } = item;
+        self.network = Some(network);
+        let Some(place) = self.places.get_mut(slot) else { return };
+        let mut before = Box::default();
+        match place.stated.take() {
+            Some(old) => {
+                self.forgotten.remove(second(old.keep()), slot);
+                keep = keep.max(old.keep());
+                before = old.offers.into();
+            }
+            None => self.count += 1,
+        }
+        let offers = self.services.replace(peer, before, &services, by, Day::of(now)).into();
+        // A record that counts counts for a moment at least.
+        let life = if expires == UnixMillis::default() { 0 } else { millis(expires.since(issued)).max(1) };
+        let changed = now.0.wrapping_sub(issued.0).cast_signed();
+        let changed = i32::try_from(changed).unwrap_or(if changed < 0 { i32::MIN } else { i32::MAX });
+        let (keep, payer) = (millis(keep.since(issued)), self.ledger.payer(by));
+        let stated = Stated { packed, seq, issued, life, keep, changed, payer, offers };
+        self.forgotten.insert(second(stated.keep()), slot);
+        place.stated = Some(stated);
     }
 
-    fn take_out(&mut self, peer: &PeerId) {
-        let Some(entry) = self.entries.remove(peer) else { return };
-        self.forgotten.remove(&(entry.keep, *peer));
-        self.services.remove(peer, &entry.offers);
-        self.ledger.leave(entry.brought_by);
+    fn take_out(&mut self, slot: Slot) {
+        let Some((peer, place)) = self.places.get(slot) else { return };
+        let peer = *peer;
+        let Some(stated) = &place.stated else { return };
+        self.forgotten.remove(second(stated.keep()), slot);
+        self.services.remove(&peer, stated.offers.as_slice());
+        self.ledger.leave(stated.payer.bringer());
+        self.count = self.count.saturating_sub(1);
+        if let Some(place) = self.places.get_mut(slot) {
+            place.stated = None;
+        }
+        self.clear(slot);
+    }
+
+    /// The place of a peer; a new one, if it has none.
+    fn place(&mut self, peer: PeerId) -> Option<Slot> {
+        match self.places.slot(&peer) {
+            Some(slot) => Some(slot),
+            None => self.places.insert(peer, Place::default()),
+        }
+    }
+
+    /// Takes a place back that nobody needs any more.
+    fn clear(&mut self, slot: Slot) {
+        let place = self.places.get(slot);
+        if place.is_some_and(|(_, place)| place.stated.is_none() && !place.is_claimed) {
+            self.places.remove(slot);
+        }
+    }
+
+    /// The place of a peer, which it keeps until [`Self::unclaim`] is called, whatever becomes of its statement. `None` if no
+    /// place is left.
+    pub fn claim(&mut self, peer: PeerId) -> Option<Slot> {
+        let slot = self.place(peer)?;
+        self.places.get_mut(slot)?.is_claimed = true;
+        Some(slot)
+    }
+
+    /// The place is not needed for a session any more.
+    pub fn unclaim(&mut self, slot: Slot) {
+        if let Some(place) = self.places.get_mut(slot) {
+            place.is_claimed = false;
+        }
+        self.clear(slot);
+    }
+
+    /// The place of a peer, if it has one.
+    #[must_use]
+    pub fn slot(&self, peer: &PeerId) -> Option<Slot> {
+        self.places.slot(peer)
+    }
+
+    /// Whose place it is.
+    #[must_use]
+    pub fn peer(&self, slot: Slot) -> Option<PeerId> {
+        self.places.peer(slot).copied()
+    }
+
+    fn entry<'a>(&'a self, slot: Slot, (peer, place): &'a (PeerId, Place)) -> Option<Entry<'a>> {
+        Some(Entry { slot, peer, network: self.network.as_ref()?, stated: place.stated.as_ref()? })
+    }
+
+    /// What is known at a place.
+    #[must_use]
+    pub fn at(&self, slot: Slot) -> Option<Entry<'_>> {
+        self.entry(slot, self.places.get(slot)?)
     }
 
     /// The valid record of a peer.
     #[must_use]
-    pub fn valid(&self, peer: &PeerId, now: UnixMillis) -> Option<&Entry> {
-        self.entries.get(peer).filter(|entry| entry.is_valid(now))
+    pub fn valid(&self, peer: &PeerId, now: UnixMillis) -> Option<Entry<'_>> {
+        self.known(peer).filter(|entry| entry.is_valid(now))
     }
 
     /// The newest statement of a peer, whether it still counts or not.
     #[must_use]
-    pub fn known(&self, peer: &PeerId) -> Option<&Entry> {
-        self.entries.get(peer)
+    pub fn known(&self, peer: &PeerId) -> Option<Entry<'_>> {
+        self.at(self.places.slot(peer)?)
     }
 
     /// What other rendezvous should know of a peer: its record or its withdrawal.
     #[must_use]
-    pub fn telling(&self, peer: &PeerId, now: UnixMillis) -> Option<&Bytes> {
-        self.entries.get(peer).filter(|entry| entry.is_worth_telling(now)).map(Entry::bytes)
+    pub fn telling(&self, peer: &PeerId, now: UnixMillis) -> Option<Bytes> {
+        self.known(peer).filter(|entry| entry.stated.is_worth_telling(now)).map(|entry| entry.bytes())
     }
 
     /// Whether exactly this statement of the peer is the newest known: then there is nothing to verify.
     #[must_use]
     pub fn holds(&self, peer: &PeerId, bytes: &[u8]) -> bool {
-        self.entries.get(peer).is_some_and(|entry| entry.bytes == bytes)
+        self.known(peer).is_some_and(|entry| entry.bytes() == bytes)
     }
 
     /// The highest `seq` known of a peer.
     #[must_use]
     pub fn seq(&self, peer: &PeerId) -> Option<u64> {
-        self.entries.get(peer).map(|entry| entry.seq)
+        self.known(peer).map(|entry| entry.stated.seq)
     }
 
     /// Whether the newest statement of a peer is a valid record that offers a service.
     #[must_use]
     pub fn provides(&self, peer: &PeerId, service: &str, now: UnixMillis) -> bool {
-        self.valid(peer, now).is_some_and(|entry| entry.offers.iter().any(|offer| offer.name() == service))
+        self.valid(peer, now).is_some_and(|entry| entry.services().any(|name| name == service))
     }
 
     /// Valid providers of a service behind `after`, in the order of their ids: at most [`SERVICE_PROVIDERS`] in all.
@@ -360,7 +523,7 @@ impl Table {
         service: &str,
         after: Option<PeerId>,
         now: UnixMillis,
-    ) -> impl Iterator<Item = (PeerId, &Entry)> {
+    ) -> impl Iterator<Item = (PeerId, Entry<'_>)> {
         let peers = self.services.providers(service, after);
         peers.filter_map(move |peer| Some((*peer, self.valid(peer, now)?)))
     }
@@ -377,17 +540,18 @@ impl Table {
         &self.services
     }
 
-    /// The entries behind a place, in an order in which those that stay, stay where they are, and those that change move on.
-    pub fn after(&self, place: Option<Place>) -> impl Iterator<Item = (Place, PeerId)> {
-        let from = place.map_or(Bound::Unbounded, |place| Bound::Excluded((place.0, place.1)));
-        self.forgotten.range((from, Bound::Unbounded)).map(|(at, peer)| (Place(*at, *peer), *peer))
+    /// The places behind `cursor` of which something is known, in an order that stays: who is known all the while is met once
+    /// on a walk in steps, whoever comes and goes meanwhile.
+    pub fn after(&self, cursor: Option<Slot>) -> impl Iterator<Item = (Slot, PeerId)> {
+        let known = self.places.after(cursor).filter(|(_, (_, place))| place.stated.is_some());
+        known.map(|(slot, (peer, _))| (slot, *peer))
     }
 
     /// The keys of the services that a peer offers, as far as they are listed.
     #[must_use]
     pub fn service_keys(&self, peer: &PeerId) -> Vec<Key> {
-        let offers = self.entries.get(peer).map(|entry| entry.offers.iter());
-        offers.into_iter().flatten().map(|offer| Key::service(offer.name())).collect()
+        let known = self.known(peer);
+        known.iter().flat_map(Entry::services).map(Key::service).collect()
     }
 
     /// Forgets a peer: others own it.
@@ -397,29 +561,25 @@ impl Table {
 
     /// Forgets at most `most` peers whose time is over; returns how many.
     pub fn sweep(&mut self, now: UnixMillis, most: usize) -> usize {
-        let due: Vec<PeerId> = self
-            .forgotten
-            .iter()
-            .take_while(|(keep, _)| *keep <= now)
-            .take(most)
-            .map(|(_, peer)| *peer)
-            .collect();
-        for peer in &due {
-            self.take_out(peer);
+        for swept in 0..most {
+            match self.forgotten.first() {
+                Some((second, slot)) if second <= now.0 / 1000 => self.take_out(slot),
+                _ => return swept,
+            }
         }
-        due.len()
+        most
     }
 
     /// How many peers are known.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.entries.len()
+    pub const fn len(&self) -> usize {
+        self.count
     }
 
     /// Whether nothing is known.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
     }
 
     /// Peers that signed two truths.
@@ -430,11 +590,12 @@ impl Table {
 }
 
 /// How long a peer must wait before `item` may take the place of what it said last. A record may be withdrawn at once.
-fn wait(stored: &Entry, item: &Item, now: UnixMillis) -> Option<Duration> {
+fn wait(stored: &Stated, item: &Item, now: UnixMillis) -> Option<Duration> {
     let is_newer = stored.seq < item.seq;
     let withdraws = item.is_withdrawal() && stored.is_valid(now);
     // After the clock was set back nobody waits for it.
-    let since = (stored.changed <= now).then(|| now.since(stored.changed))?;
+    let changed = stored.changed();
+    let since = (changed <= now).then(|| now.since(changed))?;
     CHANGE_INTERVAL.checked_sub(since).filter(|wait| is_newer && !withdraws && !wait.is_zero())
 }
 
@@ -478,7 +639,7 @@ mod tests {
     fn a_stale_record_is_refused_with_the_stored_one() {
         let mut table = table();
         let newest = item(&record(1, 11, &[]));
-        let stored = newest.bytes.clone();
+        let stored = newest.packed.encoded(newest.peer.key(), &newest.network);
         table.offer(newest, HERE, T0).unwrap();
         let error = table.offer(item(&record(1, 10, &[])), HERE, T0).unwrap_err();
         assert_eq!(error, TableError::Stale { seq: 10, stored_seq: 11, stored });
@@ -505,7 +666,8 @@ mod tests {
         assert_eq!(table.providers("chat", None, T0.plus(HOUR)).count(), 0);
         assert_eq!(table.sweep(T0.plus(HOUR), 10), 1);
         assert_eq!(table.ledger.total(), 0);
-        assert!(table.is_empty() && table.services.is_empty() && table.forgotten.is_empty());
+        assert!(table.is_empty() && table.services.is_empty() && table.forgotten.first().is_none());
+        assert!(table.places.after(None).next().is_none());
     }
 
     #[test]
@@ -650,7 +812,7 @@ mod tests {
         let at = |millis| T0.plus(Duration::from_millis(millis));
         let wait = |table: &Table, statement: &PeerStatement, millis| {
             let item = item(statement);
-            table.entries.get(&item.peer).and_then(|stored| super::wait(stored, &item, at(millis)))
+            table.known(&item.peer).and_then(|known| super::wait(known.stated, &item, at(millis)))
         };
         assert_eq!(wait(&table, &record(1, 1, &[]), 0), None, "the first one");
         table.offer(item(&record(1, 1, &[])), HERE, T0).unwrap();
@@ -695,6 +857,35 @@ mod tests {
         assert_eq!(table.providers("chat", None, T0).count(), 4);
     }
 
+    #[test]
+    fn a_claimed_place_stays_when_its_statement_goes() {
+        let mut table = table();
+        table.offer(item(&record(1, 1, &[])), HERE, T0).unwrap();
+        let slot = table.claim(peer(1)).unwrap();
+        assert_eq!(table.sweep(T0.plus(HOUR), 10), 1);
+        assert_eq!((table.slot(&peer(1)), table.peer(slot), table.len()), (Some(slot), Some(peer(1)), 0));
+        assert!(table.at(slot).is_none() && table.after(None).next().is_none());
+        table.offer(item(&record(1, 2, &[])), HERE, T0).unwrap();
+        assert_eq!(table.slot(&peer(1)), Some(slot));
+        table.unclaim(slot);
+        assert!(table.at(slot).is_some());
+        table.sweep(T0.plus(HOUR), 10);
+        assert_eq!(table.slot(&peer(1)), None);
+    }
+
+    #[test]
+    fn who_finds_no_room_has_no_place_either() {
+        let mut table = table_of(1);
+        table.offer(item(&record(1, 1, &[])), HERE, T0).unwrap();
+        assert!(table.offer(item(&record(2, 1, &[])), HERE, T0).is_err());
+        assert_eq!(table.slot(&peer(2)), None);
+    }
+
+    #[test]
+    fn an_entry_is_small() {
+        assert!(size_of::<Option<(PeerId, Place)>>() <= 120, "{}", size_of::<Option<(PeerId, Place)>>());
+    }
+
     fn statements() -> Vec<Item> {
         let mut items = Vec::new();
         for n in 1..=3 {
@@ -708,7 +899,11 @@ mod tests {
     }
 
     fn shown(table: &Table) -> Vec<(PeerId, u64, Digest, UnixMillis)> {
-        let mut all: Vec<_> = table.entries.iter().map(|(p, e)| (*p, e.seq, e.digest, e.keep)).collect();
+        let shown = |(slot, peer)| {
+            let entry = table.at(slot).unwrap();
+            (peer, entry.stated.seq, entry.digest(), entry.stated.keep())
+        };
+        let mut all: Vec<_> = table.after(None).map(shown).collect();
         all.sort_unstable();
         all
     }
@@ -738,7 +933,6 @@ mod tests {
             let providers = |table: &Table| table.services.providers("chat", None).copied().collect::<Vec<_>>();
             prop_assert_eq!(providers(&one), providers(&two));
             prop_assert_eq!(one.ledger.total(), one.len());
-            prop_assert_eq!(&one.forgotten, &two.forgotten);
         }
     }
 }

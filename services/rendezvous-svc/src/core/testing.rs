@@ -2,13 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use p2psb_proto::model::peer::ServiceOffer;
 use p2psb_proto::model::{
     Genesis, NetworkId, PeerId, PeerRecord, PeerStatement, PeerWithdrawal, SecretKey, ServiceName,
     ServiceQuery, Signed, UnixMillis,
 };
-use prost::Message as _;
 
 use super::Now;
 use super::admission::Limits;
@@ -78,7 +76,7 @@ pub(crate) fn withdrawal(n: u8, seq: u64) -> PeerStatement {
 }
 
 pub(crate) fn item(statement: &PeerStatement) -> Item {
-    Item::new(statement, Bytes::from(statement.to_wire().encode_to_vec()))
+    Item::new(statement)
 }
 
 /// Room for `most`, whoever brings them.

@@ -123,13 +123,11 @@ fn enter(
     let replaced = CancellationToken::new();
     let (before, merged, opened) = {
         let mut directory = node.directory.write();
-        directory.sessions.may_open(&peer, seq, now.mono)?;
+        directory.may_open(&peer, seq, now.mono)?;
         let before = directory.table.service_keys(&peer);
         let merged = directory.table.offer(item, Bringer::Peer(caller.ip()), now.wall);
         let opened = match &merged {
-            Ok(_) | Err(TableError::TooOften { .. }) => {
-                Some(directory.sessions.open(peer, seq, proof, now.mono)?)
-            }
+            Ok(_) | Err(TableError::TooOften { .. }) => directory.open(peer, seq, &proof, now.mono)?,
             Err(_) => None,
         };
         if let Some(Opened { ticket, replaced: old, .. }) = opened {

@@ -129,7 +129,7 @@ impl Session {
         };
         self.node.streams.lock().remove(&self.ticket);
         let now = self.node.now().mono;
-        if self.node.directory.write().sessions.close(self.peer, self.ticket, ending, now) {
+        if self.node.directory.write().close(&self.peer, self.ticket, ending, now) {
             self.node.presence(self.peer, Origin::Here);
         }
         match end {
@@ -174,7 +174,7 @@ impl Session {
 
     fn beat(&self) {
         let now = self.node.now().mono;
-        if self.node.directory.write().sessions.beat(&self.peer, self.ticket, now) {
+        if self.node.directory.write().beat(&self.peer, self.ticket, now) {
             self.node.presence(self.peer, Origin::Here);
         }
     }

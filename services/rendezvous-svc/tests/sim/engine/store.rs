@@ -6,14 +6,12 @@ use std::rc::Rc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use bytes::Bytes;
 use p2psb_proto::model::{
     Genesis, NetworkId, PeerId, PeerRecord, PeerStatement, PeerWithdrawal, Signed, UnixMillis,
 };
 use p2psb_rendezvous_svc::core::admission::Limits;
 use p2psb_rendezvous_svc::core::ledger::{Bringer, Shares};
 use p2psb_rendezvous_svc::core::table::{Item, Merged, Table};
-use prost::Message as _;
 
 use super::ids::secret;
 
@@ -145,7 +143,7 @@ impl Store for Real {
             };
             PeerStatement::Record(Signed::sign(&record, &key).unwrap())
         };
-        let item = Item::new(&signed, Bytes::from(signed.to_wire().encode_to_vec()));
+        let item = Item::new(&signed);
         let peer = signed.peer_id();
         Letter(Rc::new((statement, signed, peer, item)))
     }

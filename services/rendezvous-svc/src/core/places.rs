@@ -1,0 +1,147 @@
+//! Peers by their id, each at a place with a number: what is kept beside of a peer is named by four bytes instead of 32.
+//!
+//! Invariant: a peer has one place at most, and keeps its number while it has it. A place that was given back is given to
+//! somebody else.
+
+use std::hash::{BuildHasher as _, RandomState};
+
+use hashbrown::HashTable;
+use p2psb_proto::model::PeerId;
+
+/// The number of a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(u32);
+
+impl Slot {
+    pub(super) const fn of(number: u32) -> Self {
+        Self(number)
+    }
+
+    pub(super) const fn number(self) -> u32 {
+        self.0
+    }
+
+    pub(super) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Places<V> {
+    /// The numbers of places, by the hashes of their peers.
+    index: HashTable<u32>,
+    places: Vec<Option<(PeerId, V)>>,
+    free: Vec<Slot>,
+    /// Keyed: nobody can make ids that collide.
+    hasher: RandomState,
+}
+
+impl<V> Default for Places<V> {
+    fn default() -> Self {
+        Self { index: HashTable::new(), places: Vec::new(), free: Vec::new(), hasher: RandomState::new() }
+    }
+}
+
+impl<V> Places<V> {
+    /// Where a peer is.
+    #[must_use]
+    pub fn slot(&self, peer: &PeerId) -> Option<Slot> {
+        let is_it = |number: &u32| self.peer(Slot(*number)) == Some(peer);
+        self.index.find(self.hasher.hash_one(peer), is_it).copied().map(Slot)
+    }
+
+    /// Who is there.
+    #[must_use]
+    pub fn peer(&self, slot: Slot) -> Option<&PeerId> {
+        self.get(slot).map(|(peer, _)| peer)
+    }
+
+    /// Who and what is there.
+    #[must_use]
+    pub fn get(&self, slot: Slot) -> Option<&(PeerId, V)> {
+        self.places.get(slot.index())?.as_ref()
+    }
+
+    /// What is there.
+    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut V> {
+        self.places.get_mut(slot.index())?.as_mut().map(|(_, value)| value)
+    }
+
+    /// Gives a place to a peer that has none. `None` if there are as many as can be numbered: 4 billion.
+    pub fn insert(&mut self, peer: PeerId, value: V) -> Option<Slot> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                let slot = Slot(u32::try_from(self.places.len()).ok().filter(|number| *number != u32::MAX)?);
+                self.places.push(None);
+                slot
+            }
+        };
+        *self.places.get_mut(slot.index())? = Some((peer, value));
+        let (places, hasher) = (&self.places, &self.hasher);
+        let hash_of = |number: &u32| {
+            let place = places.get(Slot(*number).index()).and_then(Option::as_ref);
+            place.map(|(peer, _)| hasher.hash_one(peer)).unwrap_or_default()
+        };
+        self.index.insert_unique(hasher.hash_one(peer), slot.0, hash_of);
+        Some(slot)
+    }
+
+    /// Takes a place back.
+    pub fn remove(&mut self, slot: Slot) -> Option<(PeerId, V)> {
+        let place = self.places.get_mut(slot.index())?.take()?;
+        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(place.0), |number| *number == slot.0) {
+            entry.remove();
+        }
+        self.free.push(slot);
+        Some(place)
+    }
+
+    /// The places behind `cursor` in the order of their numbers. Who stays is met once, whoever comes and goes meanwhile.
+    pub fn after(&self, cursor: Option<Slot>) -> impl Iterator<Item = (Slot, &(PeerId, V))> {
+        let from = cursor.map_or(0, |Slot(number)| number.saturating_add(1));
+        let rest = self.places.get(Slot(from).index()..).unwrap_or_default();
+        (from..).zip(rest).filter_map(|(number, place)| Some((Slot(number), place.as_ref()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::testing::peer;
+
+    #[test]
+    fn a_peer_keeps_its_number_until_its_place_is_given_to_another() {
+        let mut places = Places::default();
+        let slots: Vec<_> = (1..=9).map(|n| places.insert(peer(n), n).unwrap()).collect();
+        for (n, slot) in (1..=9).zip(&slots) {
+            assert_eq!((places.slot(&peer(n)), places.get(*slot)), (Some(*slot), Some(&(peer(n), n))));
+        }
+        assert_eq!(places.remove(slots[3]), Some((peer(4), 4)));
+        assert_eq!((places.slot(&peer(4)), places.remove(slots[3])), (None, None));
+        assert_eq!(places.insert(peer(10), 10), Some(slots[3]));
+        assert_eq!((places.slot(&peer(10)), places.slot(&peer(9))), (Some(slots[3]), Some(slots[8])));
+    }
+
+    #[test]
+    fn who_stays_is_met_once_on_a_walk_in_steps() {
+        let mut places = Places::default();
+        for n in 1..=30 {
+            places.insert(peer(n), n);
+        }
+        let (mut met, mut cursor) = (Vec::new(), None);
+        for step in 31.. {
+            let page: Vec<_> = places.after(cursor).take(4).map(|(slot, (_, n))| (slot, *n)).collect();
+            let Some((last, _)) = page.last() else { break };
+            cursor = Some(*last);
+            met.extend(page.iter().map(|(_, n)| *n).filter(|n| *n <= 15));
+            // One goes and another one comes after each step.
+            if step <= 45 {
+                places.remove(places.slot(&peer(step - 15)).unwrap());
+                places.insert(peer(step), step);
+            }
+        }
+        assert_eq!(met, (1..=15).collect::<Vec<_>>());
+    }
+}
