@@ -175,7 +175,8 @@ impl Directory {
     /// Where is this peer, if it is here, so that nobody knows better?
     #[must_use]
     pub fn locate_here(&self, peer: &PeerId, now: Now) -> Option<Located> {
-        self.is_here(peer, now).then(|| self.locate(peer, now).ok()).flatten()
+        let entry = self.table.valid(peer, now.wall)?;
+        self.is_here_at(Some(entry.slot()), peer, now).then(|| self.located(peer, entry, now))
     }
 
     /// Where is this peer, and until when is that sure to be so if nothing happens?
@@ -258,7 +259,11 @@ impl Directory {
     /// Whether this server hears the peer itself, so that nobody knows better: it has a session here, or a link as a member.
     #[must_use]
     pub fn is_here(&self, peer: &PeerId, now: Now) -> bool {
-        let stated = self.stated(peer, now.mono);
+        self.is_here_at(self.table.slot(peer), peer, now)
+    }
+
+    fn is_here_at(&self, slot: Option<Slot>, peer: &PeerId, now: Now) -> bool {
+        let stated = slot.and_then(|slot| self.sessions.stated(slot, now.mono));
         *peer == self.own
             || self.members.is_linked(peer)
             || stated.is_some_and(|stated| stated.state == PresenceState::Online)

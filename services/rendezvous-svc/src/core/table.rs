@@ -158,7 +158,7 @@ struct Stated {
     offers: Offers,
 }
 
-/// More than any statement lives, and less than the clocks of a peer and of this server differ.
+/// Weeks fit, and no statement is remembered for three hours.
 fn millis(by: Duration) -> u32 {
     u32::try_from(by.as_millis()).unwrap_or(u32::MAX)
 }
@@ -195,8 +195,6 @@ impl Stated {
 #[derive(Debug, Default)]
 struct Place {
     stated: Option<Stated>,
-    /// By a session: the place stays when the statement goes.
-    is_claimed: bool,
 }
 
 /// What is known of one peer.
@@ -262,6 +260,8 @@ pub struct Equivocations {
 #[derive(Debug)]
 pub struct Table {
     places: Places<Place>,
+    /// By sessions, by the numbers of places: these stay when the statement goes.
+    claimed: Vec<bool>,
     /// Of all statements, once there is one.
     network: Option<NetworkId>,
     ledger: Ledger,
@@ -287,6 +287,7 @@ impl Table {
     pub fn new(records: Shares, services: Shares) -> Self {
         Self {
             places: Places::default(),
+            claimed: Vec::new(),
             network: None,
             ledger: Ledger::new(records),
             services: Services::new(services, SERVICE_PROVIDERS),
@@ -437,8 +438,8 @@ impl Table {
 
     /// Takes a place back that nobody needs any more.
     fn clear(&mut self, slot: Slot) {
-        let place = self.places.get(slot);
-        if place.is_some_and(|(_, place)| place.stated.is_none() && !place.is_claimed) {
+        let is_claimed = self.claimed.get(slot.index()).is_some_and(|is_claimed| *is_claimed);
+        if self.at(slot).is_none() && !is_claimed {
             self.places.remove(slot);
         }
     }
@@ -447,14 +448,17 @@ impl Table {
     /// place is left.
     pub fn claim(&mut self, peer: PeerId) -> Option<Slot> {
         let slot = self.place(peer)?;
-        self.places.get_mut(slot)?.is_claimed = true;
+        if self.claimed.len() <= slot.index() {
+            self.claimed.resize(slot.index() + 1, false);
+        }
+        *self.claimed.get_mut(slot.index())? = true;
         Some(slot)
     }
 
     /// The place is not needed for a session any more.
     pub fn unclaim(&mut self, slot: Slot) {
-        if let Some(place) = self.places.get_mut(slot) {
-            place.is_claimed = false;
+        if let Some(is_claimed) = self.claimed.get_mut(slot.index()) {
+            *is_claimed = false;
         }
         self.clear(slot);
     }

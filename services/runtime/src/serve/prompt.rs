@@ -176,3 +176,70 @@ impl hyper::body::Body for Answer {
         matches!(self, Self::Nothing)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A service that answers with what it was asked.
+    #[derive(Clone)]
+    struct Echo;
+
+    impl NamedService for Echo {
+        const NAME: &'static str = "sample.Sample";
+    }
+
+    impl Service<Request<Body>> for Echo {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<Body>) -> Self::Future {
+            Box::pin(async move { Ok(Response::new(request.into_body())) })
+        }
+    }
+
+    async fn called(method: &str, pieces: &[&'static [u8]]) -> (Vec<u8>, Option<HeaderMap>) {
+        let mut prompt =
+            Prompt::new(Echo, "Ask", |request: Bytes| (request == "ok").then(|| "yes".to_owned()));
+        let frames = pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece)))).collect();
+        let body = Body::new(Heard { frames, rest: Body::empty() });
+        let request = Request::builder().uri(format!("/sample.Sample/{method}")).body(body).unwrap();
+        let mut body = prompt.call(request).await.unwrap().into_body();
+        let (mut heard, mut trailers) = (Vec::new(), None);
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            match frame.unwrap().into_data() {
+                Ok(data) => heard.extend_from_slice(&data),
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        (heard, trailers)
+    }
+
+    #[tokio::test]
+    async fn a_request_in_one_piece_is_answered_at_once() {
+        let (heard, trailers) = called("Ask", &[b"\0\0\0\0\x02ok"]).await;
+        assert_eq!(heard, b"\0\0\0\0\x05\x0a\x03yes");
+        assert_eq!(trailers.unwrap()["grpc-status"], "0");
+    }
+
+    #[tokio::test]
+    async fn whatever_is_out_of_the_ordinary_goes_to_the_service_as_it_came() {
+        let cases: [(&str, &[&'static [u8]]); 7] = [
+            ("Other", &[b"\0\0\0\0\x02ok"]),
+            ("Ask", &[b"\0\0\0\0\x02no"]),
+            ("Ask", &[b"\x01\0\0\0\x02ok"]),
+            ("Ask", &[b"\0\0\0\0\x02o", b"k"]),
+            ("Ask", &[b"\0\0\0\0\x02ok", b"\0\0\0\0\x02ok"]),
+            ("Ask", &[b"\0\0"]),
+            ("Ask", &[]),
+        ];
+        for (method, pieces) in cases {
+            assert_eq!(called(method, pieces).await, (pieces.concat(), None), "{method} {pieces:?}");
+        }
+    }
+}
