@@ -78,7 +78,7 @@ pub(crate) fn step(node: &Node) -> bool {
 struct Leftovers {
     /// The ring changed since it was looked last.
     pending: bool,
-    at: Option<Place>,
+    at: Option<Slot>,
 }
 
 impl Leftovers {
@@ -95,12 +95,12 @@ impl Leftovers {
             return true;
         }
         let (now, mut directory) = (node.now(), node.directory.write());
-        let page: Vec<(Place, PeerId)> = directory.table.after(self.at).take(STEP).collect();
+        let page: Vec<(Slot, PeerId)> = directory.table.after(self.at).take(STEP).collect();
         let stays = |peer: &PeerId| {
             let services = directory.table.service_keys(peer);
             *peer == node.id
                 || directory.members.contains(peer)
-                || directory.sessions.stated(peer, now.mono).is_some()
+                || directory.stated(peer, now.mono).is_some()
                 || node.hub.bridge.lock().has_to_hold(peer, &services)
         };
         let leaves: Vec<PeerId> = page.iter().map(|(_, peer)| *peer).filter(|peer| !stays(peer)).collect();

@@ -560,7 +560,9 @@ impl Table {
 
     /// Forgets a peer: others own it.
     pub fn forget(&mut self, peer: &PeerId) {
-        self.take_out(peer);
+        if let Some(slot) = self.places.slot(peer) {
+            self.take_out(slot);
+        }
     }
 
     /// Forgets at most `most` peers whose time is over; returns how many.
