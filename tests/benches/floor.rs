@@ -13,7 +13,7 @@ use std::task::{Context as TaskContext, Poll};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt as _};
-use p2psb_client::{ClientAuth, Identity, ServerTls, TlsConfig, incoming};
+use p2psb_client::{ClientAuth, Identity, ServerTls, TlsConfig};
 use p2psb_e2e::process::Process;
 use p2psb_e2e::trouble::{Context as _, Result};
 use p2psb_proto::model::{PublicKey, SecretKey};
@@ -114,9 +114,11 @@ async fn run(plan: &Plan) -> Result<()> {
     let tls = ServerTls::load(&TlsConfig::default(), &identity, &plan.dir, ClientAuth::None);
     let listener = Listener::bind(any).context("listening")?;
     announce(listener.addr())?;
-    let connections =
-        incoming(listener.into_stream(), tls.context("preparing TLS")?).map(|io| io.map(Gathered::new));
-    let server = Http2Config::default().server().add_service(bare).serve_with_incoming(connections);
+    let http2 = Http2Config::default();
+    let connections = listener.incoming(&http2, tls.context("preparing TLS")?.handshake());
+    // Without the place: nobody is counted here.
+    let connections = connections.map(|admitted| Ok::<_, Infallible>(Gathered::new(admitted.io)));
+    let server = http2.server().add_service(bare).serve_with_incoming(connections);
     server.await.context("serving")
 }
 

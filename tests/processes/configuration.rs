@@ -101,6 +101,28 @@ fn what_all_programs_share_is_refused_by_all_in_the_same_words() {
 }
 
 #[test]
+fn limits_of_a_listener_that_make_no_sense_are_refused_by_every_service() {
+    let cases = [
+        ("http2.connections_per_ip", "0", "at least 1"),
+        ("http2.connections_per_prefix", "-1", "http2.connections_per_prefix"),
+        ("http2.waiting_bytes", "0", "at least 1"),
+        ("http2.write_timeout", "0s", "longer than nothing"),
+        ("http2.shared_sources", "10.0.0.0/33", "\"10.0.0.0/33\" is no network such as 192.0.2.0/24"),
+        ("http2.shared_sources", "proxy.example", "\"proxy.example\" is no network"),
+    ];
+    for program in [Program::Rendezvous, Program::Discovery, Program::Index] {
+        for (key, value, words) in cases {
+            let set = format!("{key}={value}");
+            let args = [needed(program), &["--set", &set, "--check-config"]].concat();
+            let output = run(program, &args, &[]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(64), "{} {set}: {said}", program.name());
+            assert!(said.contains(key) && said.contains(words), "{}: {said}", program.name());
+        }
+    }
+}
+
+#[test]
 fn a_file_that_is_missing_or_broken_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let broken = dir.path().join("broken.toml");

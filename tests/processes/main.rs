@@ -9,6 +9,7 @@ mod commands;
 mod configuration;
 mod contract;
 mod disks;
+mod floods;
 mod forgeries;
 mod indexes;
 mod input;

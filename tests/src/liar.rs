@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use p2psb_client::tls::Certificate;
-use p2psb_client::{ClientAuth, Connection, Dialer, Endpoint, Identity, ServerTls, incoming};
+use p2psb_client::{ClientAuth, Connection, Dialer, Endpoint, Identity, ServerTls};
 use p2psb_proto::model::hello::Hello;
 use p2psb_proto::model::{Digest, HostClaim, HostLease, PeerId, limits};
 use p2psb_proto::wire::DESCRIPTORS;
@@ -103,7 +103,8 @@ pub(crate) fn open<S: PeerService>(
         .max_decoding_message_size(limits::EXCHANGE_FRAME_BYTES)
         .max_encoding_message_size(limits::EXCHANGE_FRAME_BYTES);
     let api = Api::new(&[DESCRIPTORS]).add_service(service);
-    let running = serve(api, incoming(listener.into_stream(), tls), ServeOptions::default());
+    let options = ServeOptions::default();
+    let running = serve(api, listener.incoming(&options.http2, tls.handshake()), options);
     let peer = Peer::start_as(identity, rendezvous, Vec::new(), Some(addr))?;
     Ok((peer, running.context("serving")?))
 }

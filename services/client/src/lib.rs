@@ -28,4 +28,4 @@ pub use provider::{Provider, ProviderError, Registration};
 pub use session::{SessionConfig, SessionKeeper};
 pub use watch::{PresenceWatch, WatchEvent};
 
-pub use tls::{ClientAuth, ConnectInfo, ServerTls, TlsConfig, TlsMode, incoming};
+pub use tls::{ClientAuth, ConnectInfo, ServerTls, TlsConfig, TlsMode};

@@ -4,9 +4,9 @@
 
 use std::net::SocketAddr;
 
+use futures::StreamExt as _;
 use p2psb_client::{
-    ClientAuth, ConnectInfo, DialError, Dialer, Endpoint, Identity, ServerTls, TlsConfig, TlsMode, incoming,
-    resolve,
+    ClientAuth, ConnectInfo, DialError, Dialer, Endpoint, Identity, ServerTls, TlsConfig, TlsMode, resolve,
 };
 use p2psb_proto::model::PeerId;
 use p2psb_proto::wire::discovery::v1 as wire;
@@ -60,11 +60,23 @@ async fn server(mode: TlsMode, auth: ClientAuth) -> Server {
     let identity = Identity::load_or_create(dir.path()).unwrap();
     let config = TlsConfig { mode, ..TlsConfig::default() };
     let tls = ServerTls::load(&config, &identity, dir.path(), auth).unwrap();
+    let addr = serve(tls).await;
+    Server { addr, id: identity.peer_id(), dir }
+}
+
+async fn serve(tls: ServerTls) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let serve = tonic::transport::Server::builder().add_service(DiscoveryServiceServer::new(Mirror));
-    tokio::spawn(serve.serve_with_incoming(incoming(TcpListenerStream::new(listener), tls)));
-    Server { addr, id: identity.peer_id(), dir }
+    let server = tonic::transport::Server::builder().add_service(DiscoveryServiceServer::new(Mirror));
+    let handshake = tls.handshake();
+    let connections = TcpListenerStream::new(listener).filter_map(move |accepted| {
+        let stream = accepted.unwrap();
+        let from = stream.peer_addr().unwrap();
+        let shaken = handshake(stream, from);
+        async move { shaken.await.ok().map(Ok::<_, std::io::Error>) }
+    });
+    tokio::spawn(server.serve_with_incoming(connections));
+    addr
 }
 
 impl Server {

@@ -8,6 +8,7 @@ use p2psb_client::{Endpoint, TlsConfig};
 use p2psb_proto::model::{Address, AddressKind, NetworkId};
 use p2psb_runtime::ConfigError;
 use p2psb_runtime::config::{Common, DrainConfig, MetricsConfig, TelemetryConfig};
+use p2psb_runtime::serve::Http2Config;
 use serde::{Deserialize, Serialize};
 
 /// As written in file, variables and flags.
@@ -26,6 +27,8 @@ pub struct Settings {
     pub network: NetworkConfig,
     /// TLS of the listener.
     pub tls: TlsConfig,
+    /// HTTP/2.
+    pub http2: Http2Config,
     /// Endpoint for operators.
     pub metrics: MetricsConfig,
     /// Logs and traces.
@@ -43,6 +46,7 @@ impl Default for Settings {
             rendezvous: Vec::new(),
             network: NetworkConfig::default(),
             tls: TlsConfig::default(),
+            http2: Http2Config::default(),
             metrics: MetricsConfig::loopback(9410),
             telemetry: TelemetryConfig::default(),
             drain: DrainConfig::default(),
@@ -65,6 +69,8 @@ pub struct Config {
     pub network: NetworkId,
     /// TLS of the listener.
     pub tls: TlsConfig,
+    /// HTTP/2.
+    pub http2: Http2Config,
 }
 
 impl p2psb_runtime::Settings for Settings {
@@ -81,6 +87,7 @@ impl p2psb_runtime::Settings for Settings {
                 "names no rendezvous; set for example rendezvous = [\"https://rendezvous.example.org:7400\"]",
             ));
         }
+        self.http2.check("http2")?;
         let rendezvous = config::rendezvous(self.rendezvous).map_err(ConfigError::at("rendezvous"))?;
         let advertise = config::advertise(&self.advertise, AddressKind::Listen);
         Ok(Config {
@@ -90,6 +97,7 @@ impl p2psb_runtime::Settings for Settings {
             rendezvous,
             network: self.network.meant().map_err(ConfigError::at("network.name"))?,
             tls: self.tls,
+            http2: self.http2,
         })
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use p2psb_client::{
     ClientAuth, Identity, IdentityError, Locator, Provider, ProviderError, Registration, SessionKeeper,
-    incoming,
 };
 use p2psb_proto::error::Reason;
 use p2psb_proto::model::name::NameError;
@@ -82,11 +81,12 @@ impl Service for Server {
         let addr = listener.addr();
         let locator = Locator::new(config.network, &config.rendezvous, provider.dialer.clone());
 
-        let options = ServeOptions::default();
+        let options = ServeOptions { http2: config.http2.clone(), ..ServeOptions::default() };
         let status = options.status.clone();
         let routes = Routes::new(&[DESCRIPTORS])
             .add_service(DiscoveryServiceServer::new(Api { locator: locator.clone() }));
-        let running = serve(routes, incoming(listener.into_stream(), provider.tls.clone()), options)?;
+        let running =
+            serve(routes, listener.incoming(&options.http2, provider.tls.clone().handshake()), options)?;
 
         let sessions = provider.register(Registration {
             network: config.network,

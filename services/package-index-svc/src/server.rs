@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use p2psb_client::session::Unregistered;
 use p2psb_client::{
-    ClientAuth, Identity, IdentityError, Provider, ProviderError, Registration, SessionKeeper, incoming,
+    ClientAuth, Identity, IdentityError, Provider, ProviderError, Registration, SessionKeeper,
 };
 use p2psb_proto::error::Reason;
 use p2psb_proto::model::limits::MESSAGE_BYTES;
@@ -109,7 +109,8 @@ impl Service for Server {
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES);
         let routes = Routes::new(&[DESCRIPTORS]).add_service(service);
-        let running = serve(routes, incoming(listener.into_stream(), provider.tls.clone()), options)?;
+        let running =
+            serve(routes, listener.incoming(&options.http2, provider.tls.clone().handshake()), options)?;
 
         let sessions = provider.register(Registration {
             network: config.network,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use p2psb_client::pool::Pool;
 use p2psb_client::{
     ClientAuth, Identity, IdentityError, Locator, Provider, ProviderError, Registration, SessionKeeper,
-    TlsConfig, incoming,
+    TlsConfig,
 };
 use p2psb_proto::error::Reason;
 use p2psb_proto::model::{PublisherId, SecretKey, UnixMillis, limits};
@@ -109,6 +109,20 @@ pub struct Server {
     tasks: TaskTracker,
     published: Published,
     _lock: Lock,
+}
+
+/// What other peers may take of a machine that is its user's, not theirs.
+fn peers_http2() -> Http2Config {
+    Http2Config {
+        max_connections: 512,
+        connections_per_ip: 64,
+        connections_per_prefix: 128,
+        max_concurrent_streams: 16,
+        waiting_bytes: 64 << 20,
+        waiting_bytes_per_ip: 16 << 20,
+        waiting_bytes_per_prefix: 32 << 20,
+        ..Http2Config::bulk()
+    }
 }
 
 /// The parts that everything else is built from.
@@ -278,11 +292,11 @@ impl Parts {
         status: &Status,
         drain: &Drain,
     ) -> Result<Running, StartError> {
-        let http2 = Http2Config { max_connections: 512, max_concurrent_streams: 16, ..Http2Config::bulk() };
-        let options = ServeOptions { http2, status: status.clone(), drain: drain.clone() };
+        let options = ServeOptions { http2: peers_http2(), status: status.clone(), drain: drain.clone() };
         let api =
             Api::new(&[DESCRIPTORS]).add_service(Peers::service(self.ends.clone(), gate, drain.clone()));
-        Ok(serve(api, incoming(listener.into_stream(), self.provider.tls.clone()), options)?)
+        let incoming = listener.incoming(&options.http2, self.provider.tls.clone().handshake());
+        Ok(serve(api, incoming, options)?)
     }
 
     fn serve_control(
@@ -322,7 +336,8 @@ impl Parts {
         let guarded = tonic::service::interceptor::InterceptedService::new(service, Guard(token));
         let http2 = Http2Config { max_connections: 64, ..Http2Config::default() };
         let options = ServeOptions { http2, status: status.clone(), drain: Drain::new() };
-        Ok(serve(Api::new(&[DESCRIPTORS]).add_service(guarded), listener.into_stream(), options)?)
+        let incoming = listener.plaintext(&options.http2);
+        Ok(serve(Api::new(&[DESCRIPTORS]).add_service(guarded), incoming, options)?)
     }
 
     fn spawn_all(&self, status: &Status, stop: &CancellationToken, tasks: &TaskTracker) {

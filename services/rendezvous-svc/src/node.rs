@@ -11,6 +11,7 @@ use p2psb_proto::model::hello::Hello;
 use p2psb_proto::model::proof::{ChannelBinding, Nonce};
 use p2psb_proto::model::{Address, AddressKind, NetworkId, PeerId, Transport, UnixMillis};
 use p2psb_proto::wire::common::v1 as common;
+use p2psb_runtime::serve::Arrived;
 use p2psb_runtime::{Clock, Drain};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
@@ -81,11 +82,11 @@ pub(crate) struct Caller {
 impl Caller {
     /// Of a request.
     pub(crate) fn of<T>(request: &tonic::Request<T>, node: &Node) -> Result<Self, Failure> {
-        let info = request.extensions().get::<ConnectInfo>().ok_or_else(|| {
+        let arrived = request.extensions().get::<Arrived<ConnectInfo>>().ok_or_else(|| {
             Failure::new(Reason::Internal, "the listener does not tell where a call comes from")
         })?;
-        let addr = (!node.behind_proxy).then_some(info.remote_addr);
-        Ok(Self { addr, binding: info.binding })
+        let addr = (!node.behind_proxy).then_some(arrived.info.remote_addr);
+        Ok(Self { addr, binding: arrived.info.binding })
     }
 
     /// The IP address.

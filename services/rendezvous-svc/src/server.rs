@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2psb_client::tls::TlsError;
-use p2psb_client::{ClientAuth, Dialer, Identity, IdentityError, ServerTls, incoming};
+use p2psb_client::{ClientAuth, Dialer, Identity, IdentityError, ServerTls};
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::name::NameError;
 use p2psb_proto::model::{Address, AddressKind, PeerId, Transport, UnixMillis, limits};
@@ -145,7 +145,7 @@ impl Service for Server {
                     .max_decoding_message_size(backbone::MESSAGE_BYTES)
                     .max_encoding_message_size(backbone::MESSAGE_BYTES),
             );
-        let running = serve(api, incoming(listener.into_stream(), tls), options)?;
+        let running = serve(api, listener.incoming(&options.http2, tls.handshake()), options)?;
         let sweeping =
             sweeper::sweep(Arc::clone(&node), status.component("bridge"), config.bridge_peers.len());
         let tasks = [

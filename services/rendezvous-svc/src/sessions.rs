@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
-use crate::api::status::draining;
+use crate::api::status::{draining, full};
 use crate::core::admission::LimitReached;
 use crate::node::{Caller, Node};
 
@@ -45,7 +45,7 @@ pub(crate) fn accept(
     if node.drain.has_begun() {
         return Err(draining());
     }
-    let slot = Slot::take(node, caller.ip())?;
+    let slot = Slot::take(node, caller.ip()).map_err(full)?;
     let (outbound, answers) = mpsc::channel(QUEUE);
     let (node, stream) = (Arc::clone(node), Stream { inbound, outbound });
     tokio::spawn(run(node, caller, stream, slot).in_current_span());

@@ -4,15 +4,17 @@
 //! telemetry, binds the service, logs its address, waits for a signal, drains under a deadline and
 //! flushes. The pieces are usable alone, too, by programs with verbs of their own and by tests.
 //!
-//! This crate promises to know nothing of what the services are about. Pure parts ([`expiring`],
-//! [`retry`], [`status`]) take `now` and chance as arguments; what does I/O ([`serve`],
+//! This crate promises to know nothing of what the services are about. Pure parts ([`admission`],
+//! [`expiring`], [`retry`], [`status`]) take `now` and chance as arguments; what does I/O ([`serve`],
 //! [`metrics`], [`telemetry`]) is bounded by named limits.
 
+pub mod admission;
 pub mod clock;
 pub mod config;
 pub mod exit;
 pub mod expiring;
 pub mod metrics;
+pub mod open_files;
 pub mod probe;
 pub mod program;
 pub mod retry;

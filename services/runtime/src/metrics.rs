@@ -1,7 +1,8 @@
 //! The endpoint for operators: `/metrics` for Prometheus, `/status` with reasons as JSON, and
 //! `/healthz`, which says 200 or 503 so that orchestrators and the `health` verb need no gRPC.
 //!
-//! It is plain HTTP, meant for loopback or an inner network; it shows no secrets and changes nothing.
+//! It is plain HTTP, meant for loopback or an inner network; it shows no secrets and changes nothing. A connection serves one request,
+//! within a bounded time.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,12 +12,17 @@ use axum::extract::State as Shared;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures::StreamExt as _;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::Serialize;
-use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 use tower::limit::GlobalConcurrencyLimitLayer;
 
+use crate::serve::{Admitted, Http2Config, Listener};
 use crate::status::{Report, Status};
 
 /// How often the recorder folds what histograms collected; between times it grows.
@@ -24,6 +30,13 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How many requests of operators are answered at a time.
 const MAX_CONCURRENT_REQUESTS: usize = 16;
+
+/// How many connections of operators there may be, and how many of them from one source.
+const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS_PER_SOURCE: usize = 16;
+
+/// How long a request may take from its first byte to the last of its answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bounds of the histograms of seconds: from a cached answer to a long transfer.
 const SECONDS: [f64; 16] = [
@@ -65,7 +78,15 @@ fn describe() {
     metrics::describe_gauge!("grpc_server_connections", "connections open now");
     metrics::describe_counter!(
         "grpc_server_connections_refused_total",
-        "connections closed at once, by limit"
+        "connections closed at once or in their handshake, by limit"
+    );
+    metrics::describe_counter!(
+        "grpc_server_connections_stalled_total",
+        "connections cut because the client took nothing of what was sent to it"
+    );
+    metrics::describe_counter!(
+        "grpc_server_answers_refused_total",
+        "answers ended because too much waits for slow readers, by limit"
     );
     metrics::describe_counter!("listener_accept_errors_total", "failures to accept a connection");
 }
@@ -79,27 +100,46 @@ pub struct Admin {
 
 impl Admin {
     /// Begins to serve.
-    pub fn serve(listener: TcpListener, recorder: Recorder, status: Status) -> std::io::Result<Self> {
-        let addr = listener.local_addr()?;
+    pub fn serve(listener: Listener, recorder: Recorder, status: Status) -> Self {
+        let addr = listener.addr();
         let upkeep = recorder.handle.clone();
         let app = router(recorder, status);
-        let http = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, app).await {
-                tracing::error!(%error, "the metrics endpoint ended");
-            }
-        });
+        let http = tokio::spawn(answer(listener, app));
         let upkeep = tokio::spawn(async move {
             loop {
                 tokio::time::sleep(UPKEEP_INTERVAL).await;
                 upkeep.run_upkeep();
             }
         });
-        Ok(Self { addr, _tasks: [AbortOnDropHandle::new(http), AbortOnDropHandle::new(upkeep)] })
+        Self { addr, _tasks: [AbortOnDropHandle::new(http), AbortOnDropHandle::new(upkeep)] }
     }
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+}
+
+/// Answers whoever comes through the door: one request each.
+async fn answer(listener: Listener, app: Router) {
+    let door = Http2Config {
+        max_connections: MAX_CONNECTIONS,
+        connections_per_ip: MAX_CONNECTIONS_PER_SOURCE,
+        connections_per_prefix: MAX_CONNECTIONS_PER_SOURCE,
+        ..Http2Config::default()
+    };
+    let mut connections = std::pin::pin!(listener.plaintext(&door));
+    // Those that run end with this task.
+    let mut running = JoinSet::new();
+    while let Some(Admitted { io, place }) = connections.next().await {
+        while running.try_join_next().is_some() {}
+        let app = TowerToHyperService::new(app.clone());
+        running.spawn(async move {
+            let _place = place;
+            let connection = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(io), app);
+            // Its caller sees what went wrong.
+            let _ = tokio::time::timeout(REQUEST_TIMEOUT, connection).await;
+        });
     }
 }
 

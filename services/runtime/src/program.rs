@@ -269,6 +269,11 @@ async fn live<S: Service>(
         tracing::error!(reason, %error, exit = exit.code(), "ending");
         exit
     };
+    // Without it there is room for fewer connections, and the listener says so when it is used up.
+    match crate::open_files::raise_limit() {
+        Ok(limit) => tracing::debug!(limit, "files that may be open"),
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+    }
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => return failed(Exit::Unavailable, &error),
@@ -293,18 +298,15 @@ async fn live<S: Service>(
         Ok(service) => service,
         Err(error) => return refused(S::reason(&error), &error),
     };
-    let _admin = match admin.map(|listener| announce(listener, recorder, service.status())).transpose() {
-        Ok(admin) => admin,
-        Err(error) => return failed(Exit::Unavailable, &error),
-    };
+    let _admin = admin.map(|listener| announce(listener, recorder, service.status()));
     tracing::info!(addr = %service.addr(), name = program.name, version = program.version, "listening");
     until_told(service, &mut signals, deadline).await
 }
 
-fn announce(listener: Listener, recorder: Recorder, status: Status) -> std::io::Result<Admin> {
-    let admin = Admin::serve(listener.into_inner(), recorder, status)?;
+fn announce(listener: Listener, recorder: Recorder, status: Status) -> Admin {
+    let admin = Admin::serve(listener, recorder, status);
     tracing::info!(addr = %admin.addr(), "metrics listening");
-    Ok(admin)
+    admin
 }
 
 async fn until_told<S: Service>(mut service: S, signals: &mut Signals, deadline: Duration) -> Exit {

@@ -71,7 +71,8 @@ impl Service for Server {
         let addr = listener.addr();
         let options = ServeOptions::default();
         let status = options.status.clone();
-        let running = serve(Api::new(&[]), listener.into_stream(), options).map_err(std::io::Error::other)?;
+        let running = serve(Api::new(&[]), listener.plaintext(&options.http2), options)
+            .map_err(std::io::Error::other)?;
         Ok(Self { running, addr, status })
     }
 
@@ -100,11 +101,12 @@ fn main() -> ExitCode {
             about: "A sample",
         });
     }
-    let tests: [(&str, fn()); 5] = [
+    let tests: [(&str, fn()); 6] = [
         ("a_wrong_configuration_exits_64_and_names_the_key", wrong_configuration),
         ("check_and_print_config_do_not_run", check_and_print),
         ("a_taken_port_exits_69", taken_port),
         ("a_program_says_where_it_listens_is_healthy_and_drains_on_sigterm", whole_life),
+        ("a_program_may_open_as_many_files_as_the_system_allows", open_files),
         ("help_and_version_exit_0_and_a_wrong_flag_64", command_line),
     ];
     for (name, test) in tests {
@@ -179,6 +181,23 @@ fn whole_life() {
     assert!(rest.iter().any(|line| line.contains("\"message\":\"stopped\"")), "{rest:?}");
     let gone = output(&["health", "--set", &format!("metrics.listen={metrics}")], &[]);
     assert_eq!(gone.status.code(), Some(1));
+}
+
+fn open_files() {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let mut low = Command::new("sh");
+    low.args(["-c", "ulimit -Sn 256 && exec \"$0\" --log-format json"]).arg(std::env::current_exe().unwrap());
+    let mut child = low.env(AS_PROGRAM, "1").stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    addr_in(&mut lines, "listening");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let files: Vec<&str> = files.split_whitespace().collect();
+    assert_eq!(files[3], files[4], "soft and hard limit");
+    terminate(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 /// The address in the line with this message.

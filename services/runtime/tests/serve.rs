@@ -25,7 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn start(options: ServeOptions) -> (Running, SocketAddr) {
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let addr = listener.addr();
-    (serve(Api::new(&[]), listener.into_stream(), options).unwrap(), addr)
+    let incoming = listener.plaintext(&options.http2);
+    (serve(Api::new(&[]), incoming, options).unwrap(), addr)
 }
 
 async fn channel(addr: SocketAddr) -> Channel {
@@ -149,7 +150,7 @@ async fn operators_see_metrics_status_and_health() {
     let status = Status::new();
     let store = status.component("store");
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let admin = Admin::serve(listener.into_inner(), recorder, status.clone()).unwrap();
+    let admin = Admin::serve(listener, recorder, status.clone());
     let health = probe::check(Some(admin.addr())).await.unwrap();
     assert!(!health.serves && health.body.contains("store: starting"), "{health:?}");
     store.ready();

@@ -75,7 +75,8 @@ impl<I: Iterator<Item = Result<hyper::body::Frame<Bytes>, Infallible>> + Unpin> 
 fn start(api: Api) -> (Running, SocketAddr) {
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let addr = listener.addr();
-    (serve(api, listener.into_stream(), ServeOptions::default()).unwrap(), addr)
+    let options = ServeOptions::default();
+    (serve(api, listener.plaintext(&options.http2), options).unwrap(), addr)
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {

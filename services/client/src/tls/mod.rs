@@ -8,7 +8,7 @@ mod server;
 
 pub use cert::{CertError, Certificate, identity_of};
 pub use client::{ClientTls, KnownServers, TlsStream};
-pub use server::{ClientAuth, ConnectInfo, ServerIo, ServerTls, TlsConfig, TlsError, TlsMode, incoming};
+pub use server::{ClientAuth, ConnectInfo, ServerIo, ServerTls, TlsConfig, TlsError, TlsMode};
 
 use std::sync::Arc;
 

@@ -7,9 +7,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures::{Stream, StreamExt as _};
+use futures::future::BoxFuture;
 use p2psb_proto::model::proof::{ChannelBinding, EXPORTER_LABEL};
-use p2psb_proto::model::{PeerId, Transport, limits};
+use p2psb_proto::model::{PeerId, Transport};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
@@ -17,18 +17,11 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::cert::{CertError, Certificate, identity_of};
 use super::{ALPN, provider};
 use crate::identity::Identity;
-
-/// How many connections may be in their handshake at once.
-const HANDSHAKES: usize = 512;
-/// How many finished ones may wait to be taken.
-const BACKLOG: usize = 256;
 
 /// How a service's listener speaks, as written in its configuration.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
@@ -123,6 +116,17 @@ impl ServerTls {
         Ok(Self(Some(TlsAcceptor::from(Arc::new(config)))))
     }
 
+    /// The handshake of a listener, for each connection that is accepted. It takes as long as the client likes: the listener bounds it. On
+    /// plaintext a client speaks first, so its first words are the handshake.
+    pub fn handshake(
+        self,
+    ) -> impl Fn(TcpStream, SocketAddr) -> BoxFuture<'static, io::Result<ServerIo>> + Send + 'static {
+        move |stream, remote_addr| {
+            let tls = self.clone();
+            Box::pin(async move { ServerIo::accept(stream, remote_addr, &tls).await })
+        }
+    }
+
     /// What an address of this listener says of its transport.
     #[must_use]
     pub const fn transport(&self) -> Transport {
@@ -186,48 +190,6 @@ impl ClientCertVerifier for PeerVerifier {
     }
 }
 
-/// Shakes hands with everybody who connects, beside each other and each within [`limits::HANDSHAKE`]. Ends when dropped, or with
-/// `connections`, which is to pause by itself where accepting fails.
-pub fn incoming(
-    connections: impl Stream<Item = io::Result<TcpStream>> + Send + 'static,
-    tls: ServerTls,
-) -> impl Stream<Item = io::Result<ServerIo>> + Send + Unpin {
-    let (sender, receiver) = mpsc::channel(BACKLOG);
-    tokio::spawn(shake_hands(connections, tls, sender));
-    ReceiverStream::new(receiver)
-}
-
-async fn shake_hands(
-    connections: impl Stream<Item = io::Result<TcpStream>>,
-    tls: ServerTls,
-    sender: mpsc::Sender<io::Result<ServerIo>>,
-) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
-    let mut connections = std::pin::pin!(connections);
-    loop {
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
-        let next = tokio::select! {
-            next = connections.next() => next,
-            () = sender.closed() => return,
-        };
-        let Some(connection) = next else { return };
-        // One that is gone already has no address any more.
-        let Ok((remote_addr, stream)) = connection.and_then(|stream| Ok((stream.peer_addr()?, stream)))
-        else {
-            continue;
-        };
-        let (tls, sender) = (tls.clone(), sender.clone());
-        tokio::spawn(async move {
-            match tokio::time::timeout(limits::HANDSHAKE, ServerIo::accept(stream, remote_addr, &tls)).await {
-                Ok(Ok(io)) => drop(sender.send(Ok(io)).await),
-                Ok(Err(error)) => tracing::debug!(%remote_addr, %error, "handshake failed"),
-                Err(_) => tracing::debug!(%remote_addr, "handshake timed out"),
-            }
-            drop(permit);
-        });
-    }
-}
-
 /// An accepted connection. It says that it can't write vectored: HTTP/2 then gathers a small answer into one write and one TLS record,
 /// which makes small calls 1.7 × cheaper, and changes nothing for large ones.
 pub struct ServerIo {
@@ -245,6 +207,7 @@ impl ServerIo {
         stream.set_nodelay(true)?;
         let remote_addr = SocketAddr::new(remote_addr.ip().to_canonical(), remote_addr.port());
         let Some(acceptor) = &tls.0 else {
+            stream.peek(&mut [0]).await?;
             return Ok(Self {
                 io: Io::Plain(stream),
                 info: ConnectInfo { remote_addr, binding: None, peer: None },

@@ -14,6 +14,7 @@ use p2psb_proto::model::{PeerId, limits};
 use p2psb_proto::wire::peer::v1 as wire;
 use p2psb_proto::wire::peer::v1::peer_service_server::{PeerService, PeerServiceServer};
 use p2psb_runtime::Drain;
+use p2psb_runtime::serve::Arrived;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -100,7 +101,7 @@ impl PeerService for Peers {
         &self,
         request: Request<Streaming<wire::ExchangeRequest>>,
     ) -> Result<Response<Answers>, Status> {
-        let peer = request.extensions().get::<ConnectInfo>().and_then(|info| info.peer);
+        let peer = request.extensions().get::<Arrived<ConnectInfo>>().and_then(|arrived| arrived.info.peer);
         let Some(peer) = peer else {
             let problem = "peers prove their id by a client certificate; this connection has none";
             return Err(Failure::new(Reason::ProofInvalid, problem).into_status());

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use p2psb_client::{ClientAuth, Dialer, Identity, ServerTls, TlsConfig, incoming};
+use p2psb_client::{ClientAuth, Dialer, Identity, ServerTls, TlsConfig};
 use p2psb_peer_agent::exchange::accept::Peers;
 use p2psb_peer_agent::exchange::dial::Caller;
 use p2psb_peer_agent::exchange::{ChunkSource, Ends, Gate, Link};
@@ -65,7 +65,7 @@ impl Host {
         let options =
             ServeOptions { http2: Http2Config::bulk(), drain: drain.clone(), ..ServeOptions::default() };
         let api = Api::new(&[DESCRIPTORS]).add_service(peers);
-        let running = serve(api, incoming(listener.into_stream(), tls), options).unwrap();
+        let running = serve(api, listener.incoming(&options.http2, tls.handshake()), options).unwrap();
         Self { identity, addr, drain, gate, _running: running, _dir: dir }
     }
 

@@ -215,7 +215,8 @@ impl World {
             let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
             known.push(located(listener.addr()));
             let api = Api::new(&[DESCRIPTORS]).add_service(PackageIndexServiceServer::new(shelf.clone()));
-            running.push(serve(api, listener.into_stream(), ServeOptions::default()).unwrap());
+            let options = ServeOptions::default();
+            running.push(serve(api, listener.plaintext(&options.http2), options).unwrap());
         }
         Self { shelves, known, _running: running, dir: tempfile::tempdir().unwrap() }
     }

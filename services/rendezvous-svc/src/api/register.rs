@@ -9,7 +9,7 @@ use p2psb_proto::wire::common::v1::SignedRecord;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use prost::Message as _;
 
-use super::status::{draining, not_an_id};
+use super::status::{draining, full, not_an_id};
 use crate::convert;
 use crate::core::ledger::Bringer;
 use crate::core::session::Freed;
@@ -90,7 +90,7 @@ fn enter(node: &Node, caller: &Caller, item: Item, proof: Bytes) -> Result<std::
     }
     let anew = directory.registers_anew(&peer);
     if anew {
-        node.registrations.lock().enter(caller.ip())?;
+        node.registrations.lock().enter(caller.ip()).map_err(full)?;
     }
     let before = directory.table.service_keys(&peer);
     let merged = directory.table.offer(item, Bringer::Peer(caller.ip()), now.wall);

@@ -38,15 +38,16 @@ impl From<TableError> for Failure {
             TableError::TooOften { wait } => {
                 Self::new(Reason::LimitExceeded, text).with("limit", "record_changes").retry_after(wait)
             }
-            TableError::Full(reached) => reached.into(),
+            TableError::Full(reached) => full(reached),
         }
     }
 }
 
-impl From<LimitReached> for Failure {
-    fn from(error: LimitReached) -> Self {
-        Self::new(Reason::LimitExceeded, error.to_string()).with("limit", error.limit).retry_after(FULL_RETRY)
-    }
+/// There is no room.
+pub(crate) fn full(reached: LimitReached) -> Failure {
+    Failure::new(Reason::LimitExceeded, reached.to_string())
+        .with("limit", reached.limit)
+        .retry_after(FULL_RETRY)
 }
 
 impl From<TooManyWatched> for Failure {
@@ -157,7 +158,7 @@ mod tests {
     fn every_limit_is_named_and_says_when_to_come_back() {
         for status in [
             status(TableError::Full(LimitReached { limit: "limits.records", most: 1 })),
-            status(LimitReached { limit: "limits.sessions", most: 1 }),
+            full(LimitReached { limit: "limits.sessions", most: 1 }).into_status(),
             status(TableError::TooOften { wait: Duration::from_millis(300) }),
             status(LinkRefused::Full { limit: 1 }),
             status(TooManyWatched { limit: 1 }),

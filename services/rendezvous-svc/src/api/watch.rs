@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::Instrument as _;
 
-use super::status::{draining, not_an_id};
+use super::status::{draining, full, not_an_id};
 use crate::convert;
 use crate::core::presence::MARK_INTERVAL;
 use crate::core::resume::Resume;
@@ -91,7 +91,7 @@ struct Slot {
 
 impl Slot {
     fn take(node: &Arc<Node>, caller: &Caller) -> Result<Self, Failure> {
-        node.watches.lock().enter(caller.ip())?;
+        node.watches.lock().enter(caller.ip()).map_err(full)?;
         Ok(Self { node: Arc::clone(node), from: caller.ip() })
     }
 }

@@ -15,8 +15,8 @@
 use std::time::Instant;
 
 use p2psb_proto::model::UnixMillis;
+pub use p2psb_runtime::admission;
 
-pub mod admission;
 pub mod bridge;
 pub mod challenge;
 pub mod delivery;

@@ -2,15 +2,19 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use metrics::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
+
+use super::answers::{Account, Arrived};
+use crate::admission::Place;
 
 /// The HTTP/2 preface and the frame header of the first SETTINGS: what a client says first.
 const PREFACE_BYTES: usize = 24 + 9;
@@ -90,15 +94,18 @@ impl<IO: Connected> Connected for Gathered<IO> {
     }
 }
 
-/// A connection of a server: cut when the server says so, or when the client says nothing at first;
-/// counted while it lives. See [`Gathered`].
+/// A connection of a server: cut when the server says so, when the client says nothing at first, or when what waits for it is not
+/// taken; counted while it lives. See [`Gathered`].
 pub(super) struct Guarded<IO> {
     io: Gathered<IO>,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Until the client has said its first words.
     preface: Option<Preface>,
+    writing: Writing,
+    account: Arc<Account>,
     gauge: Gauge,
-    _permit: OwnedSemaphorePermit,
+    live: Arc<AtomicUsize>,
+    _place: Place,
 }
 
 struct Preface {
@@ -106,25 +113,76 @@ struct Preface {
     timeout: Pin<Box<Sleep>>,
 }
 
-impl<IO> Guarded<IO> {
-    pub(super) fn new(
-        io: IO,
-        cut: CancellationToken,
-        timeout: Duration,
-        gauge: Gauge,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
-        gauge.increment(1.0);
-        let preface = Preface { missing: PREFACE_BYTES, timeout: Box::pin(tokio::time::sleep(timeout)) };
-        Self {
+/// Whether the other end takes what is written.
+struct Writing {
+    timeout: Duration,
+    /// The last write or flush found no room.
+    is_blocked: bool,
+    /// How many were not; it wraps.
+    written: usize,
+    /// While something waits: how much had been written and taken when the clock was set. It is set anew only once it has run out.
+    clock: Option<((usize, usize), Pin<Box<Sleep>>)>,
+}
+
+/// What a server does with each of its connections.
+pub(super) struct Guard {
+    pub(super) cut: CancellationToken,
+    pub(super) preface_timeout: Duration,
+    pub(super) write_timeout: Duration,
+    pub(super) gauge: Gauge,
+    /// How many connections live.
+    pub(super) live: Arc<AtomicUsize>,
+}
+
+impl Guard {
+    pub(super) fn guard<IO>(&self, io: IO, place: Place, account: Account) -> Guarded<IO> {
+        self.gauge.increment(1.0);
+        self.live.fetch_add(1, Ordering::Relaxed);
+        let preface =
+            Preface { missing: PREFACE_BYTES, timeout: Box::pin(tokio::time::sleep(self.preface_timeout)) };
+        Guarded {
             io: Gathered::new(io),
-            cut: Box::pin(cut.cancelled_owned()),
+            cut: Box::pin(self.cut.clone().cancelled_owned()),
             preface: Some(preface),
-            gauge,
-            _permit: permit,
+            writing: Writing { timeout: self.write_timeout, is_blocked: false, written: 0, clock: None },
+            account: Arc::new(account),
+            gauge: self.gauge.clone(),
+            live: Arc::clone(&self.live),
+            _place: place,
+        }
+    }
+}
+
+impl Writing {
+    fn note<T>(&mut self, polled: &Poll<io::Result<T>>) {
+        self.is_blocked = polled.is_pending();
+        if !self.is_blocked {
+            self.written = self.written.wrapping_add(1);
         }
     }
 
+    /// Whether nothing of what waits was taken for the whole timeout. A reader that leaves its answers behind its window may do so
+    /// until their memory is needed.
+    fn is_stalled(&mut self, account: &Account, cx: &mut Context<'_>) -> bool {
+        if !self.is_blocked && !account.waits() {
+            self.clock = None;
+            return false;
+        }
+        let (now, timeout) = ((self.written, account.taken()), self.timeout);
+        let (before, clock) = self.clock.get_or_insert_with(|| (now, Box::pin(tokio::time::sleep(timeout))));
+        while clock.as_mut().poll(cx).is_ready() {
+            let is_unread = account.waits() && before.1 == now.1;
+            if self.is_blocked && before.0 == now.0 || is_unread && account.is_pressed() {
+                return true;
+            }
+            *before = now;
+            clock.as_mut().reset(Instant::now() + timeout);
+        }
+        false
+    }
+}
+
+impl<IO> Guarded<IO> {
     /// Asked only when there is nothing else to do, so a busy connection does not pay for it.
     fn idle<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if self.cut.as_mut().poll(cx).is_ready() {
@@ -138,6 +196,10 @@ impl<IO> Guarded<IO> {
         {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client said nothing")));
         }
+        if self.writing.is_stalled(&self.account, cx) {
+            metrics::counter!("grpc_server_connections_stalled_total").increment(1);
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")));
+        }
         Poll::Pending
     }
 
@@ -149,6 +211,7 @@ impl<IO> Guarded<IO> {
 impl<IO> Drop for Guarded<IO> {
     fn drop(&mut self) {
         self.gauge.decrement(1.0);
+        self.live.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -172,12 +235,18 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let had_stood_back = self.io.stood_back;
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        // To stand back is not to be blocked.
+        if polled.is_ready() || had_stood_back == self.io.stood_back {
+            self.writing.note(&polled);
+        }
         self.or_idle(cx, polled)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.io).poll_flush(cx);
+        self.writing.note(&polled);
         self.or_idle(cx, polled)
     }
 
@@ -188,17 +257,15 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Guarded<IO> {
 }
 
 impl<IO: Connected> Connected for Guarded<IO> {
-    type ConnectInfo = IO::ConnectInfo;
+    type ConnectInfo = Arrived<IO::ConnectInfo>;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.io.connect_info()
+        Arrived { info: self.io.connect_info(), account: Arc::clone(&self.account) }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
 
     use super::*;

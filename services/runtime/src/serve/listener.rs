@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use futures::Stream;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// How many connections the kernel holds for us before we accept them.
@@ -54,13 +53,8 @@ impl Listener {
         self.addr
     }
 
-    /// The listener itself, for servers that accept by themselves.
-    pub fn into_inner(self) -> TcpListener {
-        self.inner
-    }
-
     /// The next connection. Cancelling it loses none.
-    pub async fn accept(&self) -> (TcpStream, SocketAddr) {
+    pub(super) async fn accept(&self) -> (TcpStream, SocketAddr) {
         loop {
             match self.inner.accept().await {
                 Ok((stream, from)) => {
@@ -71,14 +65,6 @@ impl Listener {
                 Err(error) => self.after_failure(&error).await,
             }
         }
-    }
-
-    /// Connections, for as long as somebody wants them.
-    pub fn into_stream(self) -> impl Stream<Item = io::Result<TcpStream>> + Send + 'static {
-        futures::stream::unfold(self, |listener| async move {
-            let (stream, _) = listener.accept().await;
-            Some((Ok(stream), listener))
-        })
     }
 
     async fn after_failure(&self, error: &io::Error) {

@@ -1,11 +1,13 @@
 //! Serving gRPC and stopping well.
 //!
-//! A server takes its connections from any stream of I/O, so TLS, proxies and links that were opened
-//! the other way round are the caller's. Promises: every limit of [`Http2Config`] holds; health and
-//! reflection name what is served; after [`Running::drain`] returns, no connection and no call is
-//! left, because what did not end by itself before the deadline was cut.
+//! Connections come in through the door of a [`Listener`]; which handshake they go through there, TLS or none, is the caller's. Promises:
+//! every limit of [`Http2Config`] holds; health and reflection name what is served; after
+//! [`Running::drain`] returns, no connection and no call is left, because what did not end by itself
+//! before the deadline was cut.
 
+mod answers;
 mod api;
+mod door;
 mod drain;
 mod http2;
 mod io;
@@ -14,11 +16,12 @@ mod prompt;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -27,13 +30,17 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
+pub use answers::Arrived;
 pub use api::{Api, ApiError, GrpcService};
+pub use door::Admitted;
 pub use drain::Drain;
 pub use http2::Http2Config;
 pub use io::Gathered;
 pub use listener::{BACKLOG, Listener};
 pub use prompt::Prompt;
 
+use self::answers::{Account, AnswerLayer};
+use crate::admission::Admission;
 use crate::status::{State, Status};
 use crate::telemetry::RpcLayer;
 
@@ -60,7 +67,8 @@ pub struct Running {
     health: Health,
     stop: CancellationToken,
     cut: CancellationToken,
-    connections: Arc<Semaphore>,
+    /// How many connections live.
+    live: Arc<AtomicUsize>,
     health_task: AbortOnDropHandle<()>,
 }
 
@@ -77,12 +85,11 @@ pub enum Drained {
 }
 
 /// Serves `api` on the connections that `incoming` yields. The end of `incoming` ends nothing: the
-/// connections it yielded go on. An error it yields is one connection that did not come to be.
-pub fn serve<I, IO, E>(api: Api, incoming: I, options: ServeOptions) -> Result<Running, ApiError>
+/// connections it yielded go on.
+pub fn serve<I, IO>(api: Api, incoming: I, options: ServeOptions) -> Result<Running, ApiError>
 where
-    I: Stream<Item = Result<IO, E>> + Send + 'static,
+    I: Stream<Item = Admitted<IO>> + Send + 'static,
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
-    E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
 {
     let methods = api.methods()?;
     let layer = RpcLayer::new(methods.iter().map(|(service, method)| (service.as_str(), method.as_str())));
@@ -90,43 +97,26 @@ where
     let routes = api.into_routes(health.service())?;
 
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
-    let connections = Arc::new(Semaphore::new(options.http2.max_connections));
-    let incoming = guard(incoming, &options.http2, &connections, &cut);
-    let server = options.http2.server().layer(layer);
-    let stopped = stop.clone().cancelled_owned();
-    let task = tokio::spawn(server.serve_with_incoming_shutdown(routes, incoming, stopped));
-    let health_task = AbortOnDropHandle::new(tokio::spawn(health.clone().follow(options.status.clone())));
-    Ok(Running { task: Some(task), options, health, stop, cut, connections, health_task })
-}
-
-/// Every connection under the limits; beyond `max_connections` it is closed at once.
-fn guard<I, IO, E>(
-    incoming: I,
-    http2: &Http2Config,
-    connections: &Arc<Semaphore>,
-    cut: &CancellationToken,
-) -> impl Stream<Item = Result<io::Guarded<IO>, E>> + use<I, IO, E>
-where
-    I: Stream<Item = Result<IO, E>>,
-{
-    let (connections, cut, timeout) = (Arc::clone(connections), cut.clone(), http2.preface_timeout);
-    let gauge = metrics::gauge!("grpc_server_connections");
-    let refused = metrics::counter!("grpc_server_connections_refused_total", "limit" => "max_connections");
-    let admitted = incoming.filter_map(move |accepted| {
-        let result = match accepted {
-            Err(error) => Some(Err(error)),
-            Ok(io) => match Arc::clone(&connections).try_acquire_owned() {
-                Ok(permit) => Some(Ok(io::Guarded::new(io, cut.clone(), timeout, gauge.clone(), permit))),
-                Err(_) => {
-                    refused.increment(1);
-                    None
-                }
-            },
-        };
-        std::future::ready(result)
+    let live = Arc::new(AtomicUsize::new(0));
+    let guard = io::Guard {
+        cut: cut.clone(),
+        preface_timeout: options.http2.preface_timeout,
+        write_timeout: options.http2.write_timeout,
+        gauge: metrics::gauge!("grpc_server_connections"),
+        live: Arc::clone(&live),
+    };
+    let budget = Arc::new(Mutex::new(Admission::new(options.http2.of_waiting())));
+    let guarded = incoming.map(move |Admitted { io, place }| {
+        let account = Account::new(Arc::clone(&budget), place.ip());
+        Ok::<_, std::io::Error>(guard.guard(io, place, account))
     });
+    let answers = AnswerLayer::<IO::ConnectInfo>::new();
+    let server = options.http2.server().layer(layer).layer(answers).add_routes(routes);
     // tonic takes the end of the stream for the word to stop.
-    admitted.chain(futures::stream::pending())
+    let guarded = guarded.chain(futures::stream::pending());
+    let task = tokio::spawn(server.serve_with_incoming_shutdown(guarded, stop.clone().cancelled_owned()));
+    let health_task = AbortOnDropHandle::new(tokio::spawn(health.clone().follow(options.status.clone())));
+    Ok(Running { task: Some(task), options, health, stop, cut, live, health_task })
 }
 
 impl Running {
@@ -144,7 +134,7 @@ impl Running {
 
     /// How many connections there are.
     pub fn connections(&self) -> usize {
-        self.options.http2.max_connections.saturating_sub(self.connections.available_permits())
+        self.live.load(Ordering::Relaxed)
     }
 
     /// Stops: health says so, streams are told, no connection is taken any more, clients are asked
