@@ -99,6 +99,16 @@ pub enum DialError {
         /// Who must answer.
         expected: PeerId,
     },
+    /// An identity answered before, and a certificate that proves none does now.
+    #[error(
+        "{endpoint}: {known} answered there before; the certificate there now is an ordinary one and does not prove who it is; if the operator confirms the change, remove its line from known_servers"
+    )]
+    NoLongerProven {
+        /// Dialed.
+        endpoint: String,
+        /// Who answered before.
+        known: PeerId,
+    },
     /// Another identity than before answered.
     #[error(
         "{endpoint}: {found} answers there now, it was {known} before; if the operator confirms the change, remove its line from known_servers"
@@ -119,7 +129,7 @@ impl DialError {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::IdentityMismatch { .. } | Self::Unproven { .. } => Reason::IdentityMismatch,
-            Self::IdentityChanged { .. } => Reason::IdentityChanged,
+            Self::IdentityChanged { .. } | Self::NoLongerProven { .. } => Reason::IdentityChanged,
             Self::Resolve { .. } | Self::Connect { .. } | Self::Handshake { .. } | Self::Timeout { .. } => {
                 Reason::Unreachable
             }
@@ -167,19 +177,24 @@ impl Dialer {
     }
 
     /// Dials an endpoint. DNS names are resolved anew; of several addresses the first to answer wins. A pin is satisfied by a
-    /// certificate with that identity only; on plaintext, which the endpoint asks for, nobody is proven.
+    /// certificate with that identity only, and so is the memory of who proved itself there first; on plaintext, which the endpoint
+    /// asks for, nobody is proven.
     pub async fn dial(&self, endpoint: &Endpoint) -> Result<Connection, DialError> {
         let connection = self.dial_unproven(endpoint).await?;
-        match endpoint.pin() {
+        let url = endpoint.url();
+        match connection.expected() {
             Some(expected) if !endpoint.is_plaintext() && connection.server_id().is_none() => {
-                Err(DialError::Unproven { endpoint: endpoint.url(), expected })
+                Err(match endpoint.pin() {
+                    Some(_) => DialError::Unproven { endpoint: url, expected },
+                    None => DialError::NoLongerProven { endpoint: url, known: expected },
+                })
             }
             _ => Ok(connection),
         }
     }
 
-    /// As [`Self::dial`], for callers who then demand a live proof: an ordinary certificate is enough, also with a pin. One that proves
-    /// another identity than the pinned one is refused all the same.
+    /// As [`Self::dial`], for callers who then demand a live proof of [`Connection::expected`]: an ordinary certificate is enough. One
+    /// that proves another identity is refused all the same.
     pub async fn dial_unproven(&self, endpoint: &Endpoint) -> Result<Connection, DialError> {
         within(endpoint, async {
             let addresses = lookup(endpoint).await?;
@@ -208,36 +223,47 @@ impl Dialer {
         stream.set_nodelay(true).map_err(failed)?;
         let local_addr = stream.local_addr().map_err(failed)?;
         let remote_addr = stream.peer_addr().map_err(failed)?;
-        let facts = |binding, server_id| Facts {
+        let facts = |binding, server_id, expected| Facts {
             origin: origin(endpoint),
             binding,
             server_id,
+            expected,
             local_addr,
             remote_addr,
             decorate: self.decorate,
         };
         if endpoint.is_plaintext() {
-            return Connection::start(stream, facts(None, None), endpoint).await;
+            return Connection::start(stream, facts(None, None, endpoint.pin()), endpoint).await;
         }
         let (stream, binding, server_id) = self
             .tls
             .connect(endpoint.host(), stream)
             .await
             .map_err(|e| DialError::Handshake { endpoint: endpoint.url(), detail: e.to_string() })?;
-        self.check_identity(endpoint, server_id)?;
-        Connection::start(stream, facts(Some(binding), server_id), endpoint).await
+        let expected = self.check_identity(endpoint, server_id)?;
+        Connection::start(stream, facts(Some(binding), server_id, expected), endpoint).await
     }
 
-    fn check_identity(&self, endpoint: &Endpoint, proven: Option<PeerId>) -> Result<(), DialError> {
-        let Some(found) = proven else { return Ok(()) };
+    /// Checks the identity that a certificate proved. Returns who must be there: who is pinned, else who proved itself first.
+    fn check_identity(
+        &self,
+        endpoint: &Endpoint,
+        proven: Option<PeerId>,
+    ) -> Result<Option<PeerId>, DialError> {
+        let authority = endpoint.authority();
+        let Some(found) = proven else { return Ok(endpoint.pin().or_else(|| self.known.get(&authority))) };
         match endpoint.pin() {
-            Some(expected) if expected == found => Ok(()),
-            Some(expected) => Err(DialError::IdentityMismatch { endpoint: endpoint.url(), expected, found }),
-            None => self
-                .known
-                .check(&endpoint.authority(), found)
-                .map_err(|known| DialError::IdentityChanged { endpoint: endpoint.url(), known, found }),
+            Some(expected) if expected == found => {}
+            Some(expected) => {
+                return Err(DialError::IdentityMismatch { endpoint: endpoint.url(), expected, found });
+            }
+            None => self.known.check(&authority, found).map_err(|known| DialError::IdentityChanged {
+                endpoint: endpoint.url(),
+                known,
+                found,
+            })?,
         }
+        Ok(Some(found))
     }
 }
 
@@ -291,6 +317,7 @@ struct Facts {
     origin: http::Uri,
     binding: ChannelBinding,
     server_id: Option<PeerId>,
+    expected: Option<PeerId>,
     local_addr: SocketAddr,
     remote_addr: SocketAddr,
     decorate: fn(&mut HeaderMap),
@@ -348,6 +375,13 @@ impl Connection {
     #[must_use]
     pub fn server_id(&self) -> Option<PeerId> {
         self.facts.server_id
+    }
+
+    /// Who must be at the other end: who is pinned, or proved itself by its certificate, now or at first contact. If the certificate of
+    /// now proves nobody, a live proof must show it.
+    #[must_use]
+    pub fn expected(&self) -> Option<PeerId> {
+        self.facts.expected
     }
 
     /// This end of the socket.

@@ -405,10 +405,10 @@ impl Locator {
         &self.network
     }
 
-    /// A pinned rendezvous must prove itself: by its certificate, or live.
+    /// A rendezvous that is pinned or remembered must prove itself: by its certificate, or live.
     async fn dial(&self, dialer: &Dialer, endpoint: &Endpoint) -> Result<Connection, Status> {
         let connection = dialer.dial_unproven(endpoint).await?;
-        if endpoint.pin().is_some() && connection.server_id().is_none() {
+        if connection.expected().is_some() && connection.server_id().is_none() {
             handshake::prove(&connection, endpoint, self.network).await?;
         }
         Ok(connection)

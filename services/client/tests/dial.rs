@@ -131,6 +131,47 @@ async fn a_server_that_changed_its_identity_is_refused() {
         if known == first && found == server.id));
 }
 
+/// Who proved itself somewhere first is demanded there also of a certificate that others vouch for: such a one is easily had by
+/// whoever stands between.
+#[tokio::test]
+async fn a_remembered_identity_is_demanded_of_an_ordinary_certificate_too() {
+    const ORDINARY: &str = "P2PSB_TEST_ORDINARY_CERTIFICATE";
+    let Some(pem) = std::env::var_os(ORDINARY) else {
+        // The roots of the system are read once, so they are set for a process of their own.
+        let dir = tempfile::tempdir().unwrap();
+        let (pem, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+        let ordinary = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        std::fs::write(&pem, ordinary.cert.pem()).unwrap();
+        std::fs::write(&key, ordinary.signing_key.serialize_pem()).unwrap();
+        let name = "a_remembered_identity_is_demanded_of_an_ordinary_certificate_too";
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        let output =
+            again.args(["--exact", name]).envs([(ORDINARY, &pem), ("SSL_CERT_FILE", &pem)]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    };
+    let (pem, id) = (std::path::PathBuf::from(pem), Identity::ephemeral().unwrap());
+    let (cert_file, key_file) = (Some(pem.clone()), Some(pem.with_file_name("key.pem")));
+    let config = TlsConfig { mode: TlsMode::Pem, cert_file, key_file, ..TlsConfig::default() };
+    let folder = pem.parent().unwrap();
+    let addr = serve(ServerTls::load(&config, &id, folder, ClientAuth::None).unwrap()).await;
+    let endpoint: Endpoint = format!("https://localhost:{}", addr.port()).parse().unwrap();
+    let stranger = dialer().dial(&endpoint).await.unwrap();
+    assert_eq!(
+        (stranger.server_id(), stranger.expected()),
+        (None, None),
+        "vouched for, and nobody is expected"
+    );
+
+    let first = id.peer_id();
+    std::fs::write(folder.join("known_servers"), format!("localhost:{} {first}\n", addr.port())).unwrap();
+    let dialer = Dialer::new(None, Some(&folder.join("known_servers"))).unwrap();
+    let error = dialer.dial(&endpoint).await.unwrap_err();
+    assert!(matches!(error, DialError::NoLongerProven { known, .. } if known == first), "{error}");
+    // A live proof would do.
+    assert_eq!(dialer.dial_unproven(&endpoint).await.unwrap().expected(), Some(first));
+}
+
 #[tokio::test]
 async fn plaintext_has_no_binding_and_proves_nobody() {
     let server = server(TlsMode::Plaintext, ClientAuth::None).await;

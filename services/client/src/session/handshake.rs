@@ -138,13 +138,14 @@ pub(crate) async fn prove(
     greet(connection.clone(), endpoint, network, peer, "locator", now().0).await.map(drop)
 }
 
-/// The server must be who was pinned, and who its certificate proved.
+/// The server must be who was pinned, who its certificate proved, and who it was before.
 fn expect_identity(endpoint: &Endpoint, connection: &Connection, found: PeerId) -> Result<(), Status> {
-    let expected = endpoint.pin().or(connection.server_id());
-    match expected.filter(|expected| *expected != found) {
+    let is_remembered = endpoint.pin().or(connection.server_id()).is_none();
+    let reason = if is_remembered { Reason::IdentityChanged } else { Reason::IdentityMismatch };
+    match connection.expected().filter(|expected| *expected != found) {
         None => Ok(()),
         Some(expected) => Err(Failure::new(
-            Reason::IdentityMismatch,
+            reason,
             format!("{}: {expected} must answer there, {found} did", endpoint.url()),
         )
         .into()),

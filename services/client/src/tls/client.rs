@@ -150,6 +150,11 @@ impl KnownServers {
         Ok(Self { file: Some(file.to_owned()), ids: Mutex::new(ids) })
     }
 
+    /// Who proved itself at `authority` first.
+    pub fn get(&self, authority: &str) -> Option<PeerId> {
+        self.ids.lock().get(authority).copied()
+    }
+
     /// Checks the identity that `authority` proved, and remembers it if it is the first. Returns the remembered one if it differs.
     pub fn check(&self, authority: &str, proven: PeerId) -> Result<(), PeerId> {
         let mut ids = self.ids.lock();
