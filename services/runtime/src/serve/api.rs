@@ -5,21 +5,23 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures::future::BoxFuture;
+use bytes::Bytes;
+use futures::future::{BoxFuture, TryFutureExt as _};
 use http::{Request, Response};
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use tonic::Status;
 use tonic::body::Body;
+use tonic::codegen::Body as HttpBody;
 use tonic::server::NamedService;
-use tower::Service;
+use tower::{BoxError, Service};
 
 /// Health is offered by every server.
 const HEALTH: &str = "grpc.health.v1.Health";
 
 /// What tonic generates for a service, and what is put around one: it is always ready to be called.
-pub trait GrpcService:
-    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+pub trait GrpcService<B = Body>:
+    Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send + 'static>
     + Clone
     + Send
     + Sync
@@ -27,14 +29,19 @@ pub trait GrpcService:
 {
 }
 
-impl<S> GrpcService for S where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+impl<S, B> GrpcService<B> for S where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send + 'static>
         + Clone
         + Send
         + Sync
         + 'static
 {
 }
+
+/// What a service may answer with.
+pub trait AnswerBody: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static {}
+
+impl<B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static> AnswerBody for B {}
 
 type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
@@ -46,8 +53,12 @@ struct Route {
 }
 
 impl Route {
-    fn of<S: GrpcService + NamedService>(service: S) -> Self {
-        Self { name: S::NAME, call: Arc::new(move |request| Box::pin(service.clone().call(request))) }
+    fn of<B: AnswerBody, S: GrpcService<B> + NamedService>(service: S) -> Self {
+        let call = move |request| -> Answer {
+            // A body that is tonic's own already is not wrapped again.
+            Box::pin(service.clone().call(request).map_ok(|response| response.map(Body::new)))
+        };
+        Self { name: S::NAME, call: Arc::new(call) }
     }
 
     fn is_of(&self, path: &str) -> bool {
@@ -113,9 +124,9 @@ impl Api {
     }
 
     /// Adds a service.
-    pub fn add_service<S>(mut self, service: S) -> Self
+    pub fn add_service<B: AnswerBody, S>(mut self, service: S) -> Self
     where
-        S: GrpcService + NamedService,
+        S: GrpcService<B> + NamedService,
     {
         self.routes.push(Route::of(service));
         self.names.push(S::NAME);

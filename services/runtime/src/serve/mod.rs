@@ -111,10 +111,11 @@ where
         Ok::<_, std::io::Error>(guard.guard(io, place, account))
     });
     let answers = AnswerLayer::<IO::ConnectInfo>::new();
-    let server = options.http2.server().layer(layer).layer(answers).add_routes(routes);
+    let server = options.http2.server().layer(layer).layer(answers);
     // tonic takes the end of the stream for the word to stop.
     let guarded = guarded.chain(futures::stream::pending());
-    let task = tokio::spawn(server.serve_with_incoming_shutdown(guarded, stop.clone().cancelled_owned()));
+    let stopped = stop.clone().cancelled_owned();
+    let task = tokio::spawn(server.serve_with_incoming_shutdown(routes, guarded, stopped));
     let health_task = AbortOnDropHandle::new(tokio::spawn(health.clone().follow(options.status.clone())));
     Ok(Running { task: Some(task), options, health, stop, cut, live, health_task })
 }
