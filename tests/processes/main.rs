@@ -17,6 +17,7 @@ mod interrupted;
 mod liars;
 mod refusals;
 mod repair;
+mod restarts;
 mod sharing;
 mod stage;
 mod startup;

@@ -1,5 +1,8 @@
 //! What a peer says of itself: its record, and its withdrawal.
 
+use bytes::Bytes;
+use prost::Message as _;
+
 use super::address::Address;
 use super::id::PeerId;
 use super::key::PublicKey;
@@ -241,6 +244,16 @@ impl PeerStatement {
             Signed::verify(record).map(Self::Withdrawal)
         } else {
             Signed::verify(record).map(Self::Record)
+        }
+    }
+
+    /// Takes the wire form of a statement that this program verified before, and kept where nobody else can have changed it.
+    pub fn verified_before(bytes: &Bytes) -> Result<Self, RecordError> {
+        let record = wire::SignedRecord::decode(bytes.clone()).map_err(RecordError::malformed)?;
+        if record.r#type == RecordType::PeerWithdrawal as i32 {
+            Signed::verified_before(record).map(Self::Withdrawal)
+        } else {
+            Signed::verified_before(record).map(Self::Record)
         }
     }
 

@@ -21,7 +21,9 @@ use prost::Message;
 const NOW: UnixMillis = values::ISSUED;
 
 fn verify_as_anything(record: &wire::SignedRecord) {
-    let _ = PeerStatement::verify(record.clone());
+    let verified = PeerStatement::verify(record.clone());
+    let again = PeerStatement::verified_before(&record.encode_to_vec().into());
+    assert!(verified.is_err() || verified == again, "what was verified is taken again");
     let _ = Signed::<PackageEntry>::verify(record.clone());
     let _ = Signed::<PackageHead>::verify(record.clone());
     let _ = Signed::<HostClaim>::verify(record.clone());

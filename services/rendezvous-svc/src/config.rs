@@ -32,6 +32,8 @@ pub const DEFAULT_METRICS_PORT: u16 = 9400;
 const MAX_PEERS: usize = 64;
 /// Heartbeats that make sense.
 const HEARTBEATS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(300));
+/// Intervals of snapshots that make sense.
+const SNAPSHOTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(600));
 /// Lifetimes of unary registrations that make sense.
 const REGISTRATIONS: (Duration, Duration) = (Duration::from_secs(1), limits::RECORD_LIFETIME);
 
@@ -61,6 +63,8 @@ pub struct Config {
     pub dial: DialConfig,
     /// Durations of sessions.
     pub session: SessionConfig,
+    /// What outlives a restart.
+    pub snapshot: SnapshotConfig,
     /// How many of everything.
     pub limits: LimitsConfig,
     /// HTTP/2.
@@ -87,6 +91,7 @@ impl Default for Config {
             bridge: BridgeConfig::default(),
             dial: DialConfig::default(),
             session: SessionConfig::default(),
+            snapshot: SnapshotConfig::default(),
             limits: LimitsConfig::default(),
             http2: Http2Config::default(),
             metrics: MetricsConfig::loopback(DEFAULT_METRICS_PORT),
@@ -133,6 +138,23 @@ pub struct SessionConfig {
 impl Default for SessionConfig {
     fn default() -> Self {
         Self { heartbeat: Duration::from_secs(30), registration_ttl: Duration::from_secs(300) }
+    }
+}
+
+/// Section `snapshot`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SnapshotConfig {
+    /// Write what is known into `data_dir` now and then, and start from it.
+    pub enabled: bool,
+    /// How often; a large one is written less often.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> Self {
+        Self { enabled: true, interval: Duration::from_secs(30) }
     }
 }
 
@@ -294,6 +316,8 @@ pub struct ServerConfig {
     pub allow_private: bool,
     /// Durations of sessions.
     pub timing: Timing,
+    /// How often a snapshot is written; `None`: never, and none is read.
+    pub snapshot: Option<Duration>,
     /// How many of everything.
     pub limits: LimitsConfig,
     /// HTTP/2.
@@ -314,6 +338,7 @@ impl Settings for Config {
         self.http2.check("http2")?;
         within("session.heartbeat", self.session.heartbeat, HEARTBEATS)?;
         within("session.registration_ttl", self.session.registration_ttl, REGISTRATIONS)?;
+        within("snapshot.interval", self.snapshot.interval, SNAPSHOTS)?;
         check_tls(&self)?;
         if let Some(pinned) = self.advertise.iter().find(|endpoint| endpoint.pin().is_some()) {
             let problem =
@@ -338,6 +363,7 @@ impl Settings for Config {
             operator: operator(&self.bridge.operator)?,
             allow_private: self.dial.allow_private,
             timing: Timing { heartbeat: self.session.heartbeat, registration: self.session.registration_ttl },
+            snapshot: self.snapshot.enabled.then_some(self.snapshot.interval),
             limits: self.limits,
             http2: self.http2,
             clock: Clock::system(),
@@ -464,6 +490,7 @@ mod tests {
             ("network.name", refused(|c| c.network.name = "A b".into())),
             ("session.heartbeat", refused(|c| c.session.heartbeat = Duration::ZERO)),
             ("session.registration_ttl", refused(|c| c.session.registration_ttl = Duration::from_secs(9999))),
+            ("snapshot.interval", refused(|c| c.snapshot.interval = Duration::ZERO)),
             ("limits.records", refused(|c| c.limits.records = 0)),
             ("behind_proxy", refused(|c| c.behind_proxy = true)),
             ("tls.cert_file", refused(|c| c.tls.mode = TlsMode::Pem)),

@@ -2,6 +2,7 @@
 //!
 //! - [`core`]: what is known and decided, pure.
 //! - `api`, `sessions`, `backbone`: its edges: unary calls, the streams of peers, the links with other members.
+//! - [`store`]: the snapshot on its disk, by which it comes back after a restart.
 //! - [`config`], [`server`], [`cli`]: how it is set up, bound and started.
 
 mod api;
@@ -16,6 +17,8 @@ mod own_record;
 mod records;
 pub mod server;
 mod sessions;
+mod snapshots;
+pub mod store;
 mod sweeper;
 mod watching;
 

@@ -23,6 +23,7 @@ use crate::api::{self, Rendezvous, locate_at_once};
 use crate::backbone::dial::Work;
 use crate::backbone::hub::Hub;
 use crate::config::{Config, ServerConfig, own_service};
+use crate::core::Now;
 use crate::core::admission::Admission;
 use crate::core::bridge::Bridge;
 use crate::core::challenge::Challenges;
@@ -32,6 +33,7 @@ use crate::core::placement::Operator;
 use crate::core::ring::Timing;
 use crate::node::{Node, random};
 use crate::own_record::{OwnRecordError, OwnSigner, keep_fresh, sign};
+use crate::snapshots::{Snapshots, Start};
 use crate::{backbone, sweeper};
 
 /// Requests above this are not read. It lies above every bound of the contract, so that what is too large by a little is
@@ -107,6 +109,8 @@ pub struct Server {
     status: Status,
     /// Ends when the dialed links have ended.
     dialing: Option<JoinHandle<()>>,
+    /// Writes snapshots until the server drains.
+    snapshots: Option<(Snapshots, AbortOnDropHandle<()>)>,
     _tasks: [AbortOnDropHandle<()>; 3],
 }
 
@@ -125,12 +129,16 @@ impl Service for Server {
 
     async fn bind(config: ServerConfig) -> Result<Self, StartError> {
         let identity = Identity::load_or_create(&config.data_dir)?;
+        let snapshots = config.snapshot.map(|interval| Snapshots::new(&config.data_dir, &identity, interval));
+        // Before anybody can ask: who is not known yet would be called unknown.
+        let start = start(&config, &identity, snapshots.clone()).await;
         let tls = ServerTls::load(&config.tls, &identity, &config.data_dir, ClientAuth::None)?;
         let listener = Listener::bind(config.listen)?;
         let addr = listener.addr();
         let options = ServeOptions { http2: config.http2.clone(), ..ServeOptions::default() };
         let status = options.status.clone();
-        let node = Arc::new(node(&config, identity, addr, tls.transport(), &options)?);
+        let node =
+            Arc::new(node(&config, identity, own_record(&config, addr, tls.transport())?, start, &options)?);
         sign(&node)?;
         backbone::turning::step(&node);
 
@@ -154,8 +162,12 @@ impl Service for Server {
             AbortOnDropHandle::new(tokio::spawn(backbone::turning::turn(Arc::clone(&node)))),
         ];
         let dialing = dialing(&config, &node)?;
+        let snapshots = snapshots.map(|snapshots| {
+            let keeping = tokio::spawn(snapshots.clone().keep(Arc::clone(&node)));
+            (snapshots, AbortOnDropHandle::new(keeping))
+        });
         tracing::info!(id = %node.id, bridged = config.trust.is_some(), "rendezvous bound");
-        Ok(Self { addr, node, running, status, dialing, _tasks: tasks })
+        Ok(Self { addr, node, running, status, dialing, snapshots, _tasks: tasks })
     }
 
     fn reason(error: &StartError) -> &'static str {
@@ -174,7 +186,8 @@ impl Service for Server {
         self.running.closed().await
     }
 
-    /// Sessions are told where to go, links what became of them; what is left at the deadline is cut.
+    /// Sessions are told where to go, links what became of them; what is left at the deadline is cut. What is known then is
+    /// kept for the next life.
     async fn shutdown(mut self, deadline: Duration) {
         let dialing = self.dialing.take();
         self.running.drain(deadline).await;
@@ -182,40 +195,71 @@ impl Service for Server {
             let mut dialing = AbortOnDropHandle::new(dialing);
             let _ = tokio::time::timeout(deadline, &mut dialing).await;
         }
+        if let Some((snapshots, keeping)) = self.snapshots.take() {
+            // Two at once would be in each other's way.
+            let _ = keeping.await;
+            snapshots.finish(&self.node).await;
+        }
     }
+}
+
+/// What the server starts with: what the snapshot holds, or nothing.
+async fn start(config: &ServerConfig, identity: &Identity, snapshots: Option<Snapshots>) -> Start {
+    let now = Now { mono: config.clock.now(), wall: UnixMillis(config.clock.unix_millis()) };
+    let (id, timing, limits, network) =
+        (identity.peer_id(), config.timing, config.limits.clone(), config.network);
+    let empty = move || {
+        let (records, services) = (limits.of_records(), limits.of_services());
+        let capacity = Capacity { records, services, members: limits::MEMBERS };
+        let mut directory = Directory::new(id, timing, capacity);
+        directory.knowledge_since = now.wall;
+        (directory, Admission::new(limits.of_registrations()))
+    };
+    let Some(snapshots) = snapshots else { return empty() };
+    let (identity, nothing) = (identity.clone(), empty.clone());
+    let restoring = tokio::task::spawn_blocking(move || snapshots.restore(empty, &identity, network, now));
+    restoring.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "the snapshot was not read; nothing is known yet");
+        nothing()
+    })
+}
+
+fn own_record(
+    config: &ServerConfig,
+    addr: SocketAddr,
+    transport: Transport,
+) -> Result<OwnRecord, StartError> {
+    Ok(OwnRecord {
+        network: config.network,
+        addresses: addresses(&config.advertise, addr, transport),
+        services: vec![own_service(config.operator.as_deref())?],
+    })
 }
 
 fn node(
     config: &ServerConfig,
     identity: Identity,
-    addr: SocketAddr,
-    transport: Transport,
+    own: OwnRecord,
+    (directory, registrations): Start,
     options: &ServeOptions,
 ) -> Result<Node, StartError> {
-    let own = OwnRecord {
-        network: config.network,
-        addresses: addresses(&config.advertise, addr, transport),
-        services: vec![own_service(config.operator.as_deref())?],
-    };
-    let id = identity.peer_id();
-    let (records, services) = (config.limits.of_records(), config.limits.of_services());
-    let capacity = Capacity { records, services, members: limits::MEMBERS };
-    let mut directory = Directory::new(id, config.timing, capacity);
-    directory.knowledge_since = UnixMillis(config.clock.unix_millis());
-    let (operator, now) = (Operator::of(&id, config.operator.as_deref()), config.clock.now());
-    let bridge = Bridge::new(id, operator, directory.knowledge_since.0, Timing::default(), now);
+    let (id, epoch, now) = (identity.peer_id(), config.clock.unix_millis(), config.clock.now());
+    let operator = Operator::of(&id, config.operator.as_deref());
+    let known_for = UnixMillis(epoch).since(directory.knowledge_since);
+    let bridge = Bridge::new(id, operator, epoch, Timing::default(), now).remembering(known_for);
     // Who knows of no other member is the first one, or the only one: nobody tells it anything before it is asked.
-    let bridge = if config.bridge_peers.is_empty() { bridge.alone(now) } else { bridge };
+    let knows_others = !config.bridge_peers.is_empty() || !directory.members.all().is_empty();
+    let bridge = if config.trust.is_some() && knows_others { bridge } else { bridge.alone(now) };
     Ok(Node {
         id,
         network: config.network,
-        epoch: directory.knowledge_since.0,
+        epoch,
         identity,
         clock: config.clock.clone(),
         behind_proxy: config.behind_proxy,
         directory: RwLock::new(directory),
         sessions: Mutex::new(Admission::new(config.limits.of_sessions())),
-        registrations: Mutex::new(Admission::new(config.limits.of_registrations())),
+        registrations: Mutex::new(registrations),
         // Who may have a session may watch.
         watches: Mutex::new(Admission::new(config.limits.of_sessions())),
         challenges: Challenges::new(random().map_err(StartError::Random)?),

@@ -80,7 +80,13 @@ impl<C: Clone + Ord> Bridge<C> {
     /// A server that bridges with nobody: it waits for nobody to tell it what it owns.
     #[must_use]
     pub fn alone(self, now: Instant) -> Self {
-        Self { syncing: Syncing::new(Duration::ZERO, Duration::ZERO, now), ..self }
+        Self { syncing: self.syncing.alone(now), ..self }
+    }
+
+    /// The same with the knowledge of an earlier life, which reaches back so far.
+    #[must_use]
+    pub fn remembering(self, knowledge: Duration) -> Self {
+        Self { syncing: self.syncing.remembering(knowledge), ..self }
     }
 
     /// This member.

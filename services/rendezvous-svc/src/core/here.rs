@@ -10,7 +10,7 @@ use p2psb_proto::model::PeerId;
 
 use super::directory::Directory;
 use super::presence::Statement;
-use super::session::{Ending, Freed, NotNewer, Opened, Ticket};
+use super::session::{Ending, Freed, NotNewer, Opened, Stay, Ticket};
 
 /// What the passing of time has changed.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -85,6 +85,17 @@ impl Directory {
         let changed = due.changed.iter().filter_map(|slot| self.table.peer(*slot)).collect();
         self.forget();
         Due { changed, freed: due.freed }
+    }
+
+    /// Takes a stay in an earlier life over. Returns whether it matters, and there is room for it.
+    pub fn restore(&mut self, peer: PeerId, stay: Stay<'_>, now: Instant) -> bool {
+        let is_new = self.stated(&peer, now).is_none();
+        if !is_new || !self.sessions.may_restore(stay.how, stay.heard, now) {
+            return false;
+        }
+        let Some(slot) = self.table.claim(peer) else { return false };
+        self.sessions.restore(slot, stay, now);
+        true
     }
 
     fn forget(&mut self) {

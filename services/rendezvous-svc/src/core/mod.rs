@@ -10,7 +10,8 @@
 //!   [`ring`] and [`placement`]: who owns what; [`telling`], [`walk`], [`outbox`], [`delivery`], [`syncing`]: who is told what, and
 //!   whether it arrived; [`lookup`]: who is asked; [`interest`], [`homes`]: who listens, and until when a home is believed.
 //! - [`watch`], [`resume`]: who follows whom, what each has still to be told, and where it goes on.
-//! - [`own`]: this server's own record. [`page`], [`union`]: how a long answer is continued, and made of several. [`seldom`]: what is not to flood the logs.
+//! - [`own`]: this server's own record. [`page`], [`union`]: how a long answer is continued, and made of several. [`snapshot`]:
+//!   what is taken along from one life to the next. [`seldom`]: what is not to flood the logs.
 
 use std::time::Instant;
 
@@ -39,6 +40,7 @@ pub mod row;
 pub mod seldom;
 pub mod services;
 pub mod session;
+pub mod snapshot;
 pub mod syncing;
 pub mod table;
 pub mod telling;

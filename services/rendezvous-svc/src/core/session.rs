@@ -192,6 +192,33 @@ impl Entry {
     }
 }
 
+/// How a peer is, or was, here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// By a session, which may have been lost a moment ago.
+    Present,
+    /// By a unary registration.
+    Registered {
+        /// From where it was admitted.
+        from: Option<IpAddr>,
+    },
+    /// It went.
+    Gone,
+}
+
+/// A peer that is, or was, here: what the next life of this server has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stay<'a> {
+    /// Of its session; of a registration, the `seq` of its record.
+    pub session_seq: u64,
+    /// When it was last heard.
+    pub heard: Instant,
+    /// How it is here.
+    pub how: How,
+    /// What convinces others of it.
+    pub proof: &'a [u8],
+}
+
 /// What the passing of time has changed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Due {
@@ -484,6 +511,59 @@ impl Sessions {
             heard: self.instant(entry.heard)?,
             until: until.and_then(|until| self.instant(until)),
         })
+    }
+
+    /// The stays at the `most` places behind `after`, and where to go on; `None`: that was all. Who stays is met once on a walk
+    /// in steps, whoever comes and goes meanwhile.
+    #[must_use]
+    pub fn page(
+        &self,
+        after: Option<Slot>,
+        most: usize,
+        now: Instant,
+    ) -> (Vec<(Slot, Stay<'_>)>, Option<Slot>) {
+        let (from, now) = (after.map_or(0, |slot| slot.number().saturating_add(1)), self.moment(now));
+        let rest = self.entries.get(Slot::of(from).index()..).unwrap_or_default();
+        let places = (from..).map(Slot::of).zip(rest).take(most);
+        let next = places.clone().last().filter(|_| rest.len() > most).map(|(slot, _)| slot);
+        let stays = places.filter_map(|(slot, entry)| Some((slot, self.stay(entry.as_ref()?, now)?)));
+        (stays.collect(), next)
+    }
+
+    fn stay<'a>(&self, entry: &'a Entry, now: Moment) -> Option<Stay<'a>> {
+        let how = match (entry.state(&self.timing, now), entry.phase) {
+            (PresenceState::Offline, _) | (_, Phase::Ended) => How::Gone,
+            (_, Phase::Registered { from }) => How::Registered { from: from.ip() },
+            (_, Phase::Live(_) | Phase::Lost { .. }) => How::Present,
+        };
+        let heard = self.instant(entry.heard)?;
+        Some(Stay { session_seq: entry.session_seq, heard, how, proof: &entry.proof })
+    }
+
+    /// Whether a stay in an earlier life matters, and there is room for it.
+    #[must_use]
+    pub fn may_restore(&self, how: How, heard: Instant, now: Instant) -> bool {
+        let is_remembered = self.count < self.remembered_limit && heard + REMEMBERED > now;
+        how != How::Gone || is_remembered
+    }
+
+    /// Takes a stay in an earlier life over, of a peer of which nothing is kept: who had a session lost it now. A registration
+    /// holds for a while from when it was heard, as any other.
+    pub fn restore(&mut self, slot: Slot, stay: Stay<'_>, now: Instant) {
+        // Nothing before the first moment can be told.
+        self.start.get_or_insert_with(|| now.checked_sub(REMEMBERED).unwrap_or(now));
+        let (at, heard, timing) = (self.moment(now), self.moment(stay.heard), self.timing);
+        let phase = match stay.how {
+            How::Present => Phase::Lost { at },
+            How::Registered { from } => Phase::Registered { from: Origin::of(from) },
+            How::Gone => Phase::Ended,
+        };
+        self.put_in(slot, stay.session_seq, phase, stay.proof, now);
+        let Some(entry) = self.get_mut(slot) else { return };
+        entry.heard = heard;
+        entry.told = entry.state(&timing, at);
+        let due = entry.next_change(&timing, at);
+        self.put_off(slot, due);
     }
 
     /// What convinces others of a peer's session or registration.

@@ -29,6 +29,18 @@ impl Syncing {
         Self { started: now, snapshot, told: BTreeMap::new(), finished: false, alone_after }
     }
 
+    /// The same with what an earlier life knew, which reaches back so far.
+    #[must_use]
+    pub fn remembering(self, snapshot: Duration) -> Self {
+        Self { snapshot, ..self }
+    }
+
+    /// The same where nobody is waited for.
+    #[must_use]
+    pub fn alone(self, now: Instant) -> Self {
+        Self::new(self.snapshot, Duration::ZERO, now)
+    }
+
     /// A member has told all that this one owns.
     pub fn told_all(&mut self, by: PeerId, knowledge: Duration, now: Instant) {
         self.told.insert(by, (now, knowledge));

@@ -158,6 +158,9 @@ struct Stated {
     offers: Offers,
 }
 
+/// Three weeks before it was signed: nobody waits for that.
+const LONG_AGO: i32 = i32::MIN;
+
 /// Weeks fit, and no statement is remembered for three hours.
 fn millis(by: Duration) -> u32 {
     u32::try_from(by.as_millis()).unwrap_or(u32::MAX)
@@ -240,6 +243,24 @@ impl Entry<'_> {
     /// The services that it offers.
     pub fn services(&self) -> impl Iterator<Item = &str> {
         self.stated.offers.as_slice().iter().map(super::services::Offer::name)
+    }
+
+    /// Until when older statements of the peer might count.
+    #[must_use]
+    pub fn keep(&self) -> UnixMillis {
+        self.stated.keep()
+    }
+
+    /// Who pays for it.
+    #[must_use]
+    pub fn brought_by(&self) -> Bringer {
+        self.stated.payer.bringer()
+    }
+
+    /// Whether it is of use to anybody: it counts, or voids another one.
+    #[must_use]
+    pub fn is_worth_telling(&self, now: UnixMillis) -> bool {
+        self.stated.is_worth_telling(now)
     }
 
     fn digest(&self) -> Digest {
@@ -364,6 +385,24 @@ impl Table {
             return Ok(Merged::Changed);
         }
         self.merge(item, Bringer::Own, now)
+    }
+
+    /// Takes a statement out of the snapshot of an earlier life, for as long as it was to be remembered. It may change at once.
+    pub fn restore(
+        &mut self,
+        item: Item,
+        keep: UnixMillis,
+        by: Bringer,
+        now: UnixMillis,
+    ) -> Result<Merged, TableError> {
+        let peer = item.peer;
+        let merged = self.merge(item, by, now)?;
+        self.remember_longer(&peer, keep);
+        let place = self.places.slot(&peer).and_then(|slot| self.places.get_mut(slot));
+        if let Some(stated) = place.and_then(|place| place.stated.as_mut()) {
+            stated.changed = LONG_AGO;
+        }
+        Ok(merged)
     }
 
     fn equivocated(&mut self, peer: PeerId) {
@@ -500,7 +539,7 @@ impl Table {
     /// What other rendezvous should know of a peer: its record or its withdrawal.
     #[must_use]
     pub fn telling(&self, peer: &PeerId, now: UnixMillis) -> Option<Bytes> {
-        self.known(peer).filter(|entry| entry.stated.is_worth_telling(now)).map(|entry| entry.bytes())
+        self.known(peer).filter(|entry| entry.is_worth_telling(now)).map(|entry| entry.bytes())
     }
 
     /// Whether exactly this statement of the peer is the newest known: then there is nothing to verify.

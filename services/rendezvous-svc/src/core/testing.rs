@@ -52,11 +52,20 @@ pub(crate) fn offer(service: &str, attributes: &[(&str, &str)]) -> ServiceOffer 
 }
 
 pub(crate) fn signed_by(key: &SecretKey, seq: u64, services: Vec<ServiceOffer>) -> PeerStatement {
+    signed_for(key, seq, services, Duration::from_secs(3600))
+}
+
+/// A record of peer `n` with another life.
+pub(crate) fn record_for(n: u8, seq: u64, life: Duration) -> PeerStatement {
+    signed_for(&key(n), seq, Vec::new(), life)
+}
+
+fn signed_for(key: &SecretKey, seq: u64, services: Vec<ServiceOffer>, life: Duration) -> PeerStatement {
     let record = PeerRecord {
         network: network(),
         seq,
         issued: T0,
-        expires: T0.plus(Duration::from_secs(3600)),
+        expires: T0.plus(life),
         addresses: Vec::new(),
         services,
         homes: Vec::new(),

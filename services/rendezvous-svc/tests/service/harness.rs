@@ -73,6 +73,8 @@ impl TestServer {
             ..Config::default()
         };
         config.dial.allow_private = true;
+        // A killed server knows nothing any more, unless a test says otherwise.
+        config.snapshot.enabled = false;
         change(&mut config);
         Self::bind(config, clock, dir).await
     }
@@ -90,6 +92,17 @@ impl TestServer {
     /// Gone without a word.
     pub(crate) fn kill(&mut self) {
         self.server = None;
+    }
+
+    /// Gone, with all it has to do before.
+    pub(crate) async fn drain(&mut self) {
+        self.server.take().unwrap().shutdown(PATIENCE).await;
+    }
+
+    /// The same server again, at another address.
+    pub(crate) async fn restart_elsewhere(mut self) -> Self {
+        self.kill();
+        Self::bind(self.config.clone(), Clock::system(), Arc::clone(&self.dir)).await
     }
 
     /// The same server again, at the same address.

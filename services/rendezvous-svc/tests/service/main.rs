@@ -12,4 +12,5 @@ mod query;
 mod register;
 mod ring;
 mod session;
+mod snapshot;
 mod watch;
