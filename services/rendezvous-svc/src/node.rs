@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use p2psb_client::{ConnectInfo, Identity};
 use p2psb_proto::error::{Failure, Reason};
@@ -23,6 +24,7 @@ use crate::core::Now;
 use crate::core::admission::Admission;
 use crate::core::challenge::Challenges;
 use crate::core::directory::Directory;
+use crate::core::reconnect::{Leaving, spread};
 use crate::core::session::Ticket;
 use crate::own_record::OwnSigner;
 
@@ -56,12 +58,37 @@ pub(crate) struct Node {
     /// Somebody holds a newer record of this server than it signed in this life.
     pub(crate) sign_anew: Notify,
     pub(crate) drain: Drain,
+    /// When who is here leaves; set before the drain begins. Without it everybody leaves at once.
+    pub(crate) leaving: Mutex<Option<Leaving>>,
 }
 
 impl Node {
     /// The moment it is.
     pub(crate) fn now(&self) -> Now {
         Now { mono: self.clock.now(), wall: UnixMillis(self.clock.unix_millis()) }
+    }
+
+    /// Resolves when this server drains and it is time for somebody to leave who has no session.
+    pub(crate) async fn time_to_leave(&self) {
+        self.drain.begun().await;
+        let moment = self.leaving.lock().as_ref().map_or(Duration::ZERO, |l| l.any(fastrand::f64()));
+        tokio::time::sleep(moment).await;
+    }
+
+    /// When one more peer of this draining server is to leave, counted from the beginning, and how long past that it is served.
+    pub(crate) fn next_to_leave(&self) -> (Duration, Duration) {
+        let mut leaving = self.leaving.lock();
+        leaving.as_mut().map_or_else(Default::default, |l| (l.next(fastrand::f64()), l.patience()))
+    }
+
+    /// How long the leaving takes.
+    pub(crate) fn leaving_ends(&self) -> Duration {
+        self.leaving.lock().as_ref().map_or(Duration::ZERO, Leaving::end)
+    }
+
+    /// Over how long peers come back from here if this server dies.
+    pub(crate) fn reconnect_spread(&self) -> Duration {
+        spread(self.sessions.lock().total())
     }
 
     /// This server's hello.

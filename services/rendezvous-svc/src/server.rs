@@ -30,6 +30,7 @@ use crate::core::challenge::Challenges;
 use crate::core::directory::{Capacity, Directory};
 use crate::core::own::OwnRecord;
 use crate::core::placement::Operator;
+use crate::core::reconnect::Leaving;
 use crate::core::ring::Timing;
 use crate::node::{Node, random};
 use crate::own_record::{OwnRecordError, OwnSigner, keep_fresh, sign};
@@ -186,9 +187,11 @@ impl Service for Server {
         self.running.closed().await
     }
 
-    /// Sessions are told where to go, links what became of them; what is left at the deadline is cut. What is known then is
-    /// kept for the next life.
+    /// Sessions are told when to leave and where to go, links what became of them; what is left at the deadline is cut. What is
+    /// known then is kept for the next life.
     async fn shutdown(mut self, deadline: Duration) {
+        let peers = self.node.sessions.lock().total();
+        *self.node.leaving.lock() = Some(Leaving::new(peers, deadline));
         let dialing = self.dialing.take();
         self.running.drain(deadline).await;
         if let Some(dialing) = dialing {
@@ -269,6 +272,7 @@ fn node(
         own: OwnSigner::new(own, config.endorse.clone(), config.endorse_dir.clone()),
         sign_anew: Notify::new(),
         drain: options.drain.clone(),
+        leaving: Mutex::default(),
     })
 }
 

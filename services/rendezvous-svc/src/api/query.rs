@@ -20,7 +20,7 @@ use crate::node::Node;
 /// Items of a page if the caller names no number.
 const DEFAULT_PAGE: usize = 100;
 /// What an entry of the list takes beside its record, at most.
-const LISTED_OVERHEAD: usize = 32;
+const LISTED_OVERHEAD: usize = 48;
 
 /// Where is this peer?
 pub(super) async fn locate(
@@ -65,7 +65,8 @@ pub(super) async fn find_by_service(
 /// Every rendezvous of this backbone.
 pub(super) fn list_rendezvous(node: &Node) -> wire::ListRendezvousResponse {
     let now = node.now();
-    let known = node.directory.read().rendezvous(now);
+    let sessions = node.sessions.lock().total();
+    let known = node.directory.read().rendezvous(sessions, now);
     let mut room = limits::PAGE_BYTES;
     let fits = |size: usize| {
         let fits = size <= room;
@@ -79,6 +80,7 @@ pub(super) fn list_rendezvous(node: &Node) -> wire::ListRendezvousResponse {
             record: Some(convert::signed(&one.bytes).ok()?),
             connected: one.connected,
             last_seen_time: Some(one.last_seen.to_wire()),
+            sessions: one.sessions,
         })
     };
     wire::ListRendezvousResponse { rendezvous: known.iter().take(count).filter_map(info).collect() }

@@ -16,6 +16,8 @@ use crate::core::watch::TooManyWatched;
 
 /// After how long a full server may have room again.
 const FULL_RETRY: Duration = Duration::from_secs(60);
+/// After how long a server that stops may be back.
+const DRAINING_RETRY: Duration = Duration::from_secs(2);
 /// A peer that lost against a newer session of its own does not come back by itself for this long.
 const REPLACED_RETRY: Duration = Duration::from_secs(60);
 
@@ -47,12 +49,14 @@ impl From<TableError> for Failure {
 pub(crate) fn full(reached: LimitReached) -> Failure {
     Failure::new(Reason::LimitExceeded, reached.to_string())
         .with("limit", reached.limit)
-        .retry_after(FULL_RETRY)
+        .retry_after(apart(FULL_RETRY))
 }
 
 impl From<TooManyWatched> for Failure {
     fn from(error: TooManyWatched) -> Self {
-        Self::new(Reason::LimitExceeded, error.to_string()).with("limit", "watched").retry_after(FULL_RETRY)
+        Self::new(Reason::LimitExceeded, error.to_string())
+            .with("limit", "watched")
+            .retry_after(apart(FULL_RETRY))
     }
 }
 
@@ -94,7 +98,7 @@ impl From<LinkRefused> for Failure {
             error.to_string(),
         );
         match error {
-            LinkRefused::Full { .. } => failure.with("limit", "members").retry_after(FULL_RETRY),
+            LinkRefused::Full { .. } => failure.with("limit", "members").retry_after(apart(FULL_RETRY)),
             LinkRefused::Own | LinkRefused::Duplicate => failure,
         }
     }
@@ -118,7 +122,12 @@ pub(crate) fn session_replaced() -> Failure {
 /// The server stops.
 pub(crate) fn draining() -> Failure {
     Failure::new(Reason::Draining, "this rendezvous is stopping; use another one")
-        .retry_after(Duration::from_secs(1))
+        .retry_after(apart(DRAINING_RETRY))
+}
+
+/// This long or up to half of it longer: those who are refused together are not to come back together.
+fn apart(pause: Duration) -> Duration {
+    pause.mul_f64(1.0 + fastrand::f64() / 2.0)
 }
 
 /// An id in a request is none.

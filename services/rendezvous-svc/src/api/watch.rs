@@ -114,7 +114,7 @@ impl Teller {
     async fn run(self, resync: bool) {
         let failure = tokio::select! {
             told = self.tell(resync) => told.err(),
-            () = self.node.drain.begun() => Some(draining()),
+            () = self.node.time_to_leave() => Some(draining()),
             () = self.outbound.closed() => None,
         };
         if let Some(failure) = failure {

@@ -31,8 +31,8 @@ use crate::node::Node;
 
 /// Batches with at most so many statements are verified at once; larger ones beside the runtime.
 const SMALL_BATCH: usize = 8;
-/// When the server drains, how long the last changes may take to be told.
-const DRAIN_GRACE: Duration = Duration::from_secs(4);
+/// When the server drains, how long the last changes may take to be told after the last session.
+const DRAIN_GRACE: Duration = Duration::from_secs(1);
 /// How often a draining link looks whether it is done.
 const DRAIN_CHECK: Duration = Duration::from_millis(50);
 
@@ -135,16 +135,35 @@ impl Link {
         let mut marks = interval(MARK_INTERVAL);
         marks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.send(outbound, self.mark()).await?;
+        let mut checks = interval(DRAIN_CHECK);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // When this server drains: sessions end first, and what becomes of their peers is told before the link ends.
+        let mut ends_by: Option<Instant> = None;
         loop {
             let frame = tokio::select! {
                 _ = marks.tick() => self.mark(),
                 () = self.owes.notified() => self.mark(),
                 Some(frame) = says.recv() => frame,
                 batch = self.next_batch() => Frame::Batch(batch),
-                () = self.node.drain.begun() => return self.drain(outbound).await,
+                () = self.node.drain.begun(), if ends_by.is_none() => {
+                    ends_by = Some(Instant::now() + self.node.leaving_ends() + DRAIN_GRACE);
+                    continue;
+                }
+                _ = checks.tick(), if ends_by.is_some() => {
+                    let is_over = ends_by.is_some_and(|ends_by| Instant::now() >= ends_by);
+                    if is_over || self.has_told_the_end() {
+                        return Ok(());
+                    }
+                    continue;
+                }
             };
             self.send(outbound, frame).await?;
         }
+    }
+
+    /// No session is left, and everything of them was told.
+    fn has_told_the_end(&self) -> bool {
+        self.node.sessions.lock().total() == 0 && self.node.hub.has_told(&self.peer)
     }
 
     /// The next batch, once there is one.
@@ -183,21 +202,6 @@ impl Link {
             Ok(Err(_)) => Err(Failure::new(Reason::Unreachable, "the link broke")),
             Err(_) => Err(Failure::new(Reason::SessionLost, "the other member does not read")),
         }
-    }
-
-    /// Sessions end first; what becomes of their peers is told before the link ends.
-    async fn drain(&self, outbound: &Outbound) -> Result<(), Failure> {
-        let until = Instant::now() + DRAIN_GRACE;
-        while Instant::now() < until {
-            while let Some(batch) = batch::next(&self.node, &self.peer, self.ticket) {
-                self.send(outbound, Frame::Batch(batch)).await?;
-            }
-            if self.node.sessions.lock().total() == 0 && self.node.hub.has_told(&self.peer) {
-                break;
-            }
-            tokio::time::sleep(DRAIN_CHECK).await;
-        }
-        Ok(())
     }
 
     async fn listen(&self, first: Option<Frame>, mut inbound: Inbound) -> Result<(), Failure> {
@@ -250,6 +254,7 @@ impl Link {
             return;
         }
         directory.presence.mark(&self.peer, said.sessions, as_of);
+        directory.members.loaded(&self.peer, said.sessions);
         let heard = Mark {
             sent: said.sent,
             received: said.received,

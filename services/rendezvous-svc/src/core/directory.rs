@@ -125,6 +125,8 @@ pub struct KnownRendezvous {
     pub connected: bool,
     /// When it was last heard; when it signed its record, if never.
     pub last_seen: UnixMillis,
+    /// Its live sessions, as it said last.
+    pub sessions: u64,
 }
 
 /// See the module.
@@ -292,17 +294,18 @@ impl Directory {
         [by_link, by_session, by_others].into_iter().flatten().reduce(View::better)
     }
 
-    /// Every rendezvous of the backbone with a valid record, this one first, then those with a link.
+    /// Every rendezvous of the backbone with a valid record, this one with its `own_sessions` first, then those with a link.
     #[must_use]
-    pub fn rendezvous(&self, now: Now) -> Vec<KnownRendezvous> {
-        let known = |peer: &PeerId, connected, heard: Option<_>| {
+    pub fn rendezvous(&self, own_sessions: usize, now: Now) -> Vec<KnownRendezvous> {
+        let known = |peer: &PeerId, connected, heard: Option<_>, sessions| {
             let entry = self.table.valid(peer, now.wall)?;
             let last_seen = heard.map_or_else(|| entry.issued().min(now.wall), |at| now.wall_at(at));
-            Some(KnownRendezvous { bytes: entry.bytes(), connected, last_seen })
+            Some(KnownRendezvous { bytes: entry.bytes(), connected, last_seen, sessions })
         };
-        let own = known(&self.own, true, Some(now.mono)).into_iter();
+        let own_sessions = u64::try_from(own_sessions).unwrap_or(u64::MAX);
+        let own = known(&self.own, true, Some(now.mono), own_sessions).into_iter();
         let others = self.members.all().into_iter();
-        own.chain(others.filter_map(|member| known(&member.peer, member.linked, member.heard))).collect()
+        own.chain(others.filter_map(|one| known(&one.peer, one.linked, one.heard, one.sessions))).collect()
     }
 }
 
@@ -524,10 +527,11 @@ mod tests {
         d.members.name(peer(202), t.at(0).mono);
         d.members.name(peer(204), t.at(0).mono);
         let own = d.locate(&peer(OWN), t.at(20)).unwrap();
-        let list = d.rendezvous(t.at(20));
+        d.members.loaded(&peer(MEMBER), 9);
+        let list = d.rendezvous(5, t.at(20));
         assert_eq!(list.len(), 3, "203 is no member, of 204 no record is known");
-        assert_eq!((&list[0].bytes, list[0].connected), (&own.bytes, true));
-        assert_eq!((list[1].connected, list[1].last_seen), (true, t.at(10).wall));
+        assert_eq!((&list[0].bytes, list[0].connected, list[0].sessions), (&own.bytes, true, 5));
+        assert_eq!((list[1].connected, list[1].last_seen, list[1].sessions), (true, t.at(10).wall, 9));
         assert_eq!((list[2].connected, list[2].last_seen), (false, T0));
         assert_eq!(d.locate(&peer(MEMBER), t.at(20)).unwrap().presence.state, PresenceState::Online);
         d.members.unlink(&peer(MEMBER), ticket);

@@ -64,6 +64,14 @@ struct Member {
     heard: Option<Instant>,
     /// From itself or from another member.
     named: Instant,
+    /// Its live sessions, as it said last.
+    sessions: u64,
+}
+
+impl Member {
+    const fn named(now: Instant) -> Self {
+        Self { link: None, heard: None, named: now, sessions: 0 }
+    }
 }
 
 /// What is known of a member.
@@ -75,6 +83,8 @@ pub struct MemberView {
     pub linked: bool,
     /// When it was last heard.
     pub heard: Option<Instant>,
+    /// Its live sessions, as it said last; 0 if it never did.
+    pub sessions: u64,
 }
 
 /// See the module.
@@ -127,7 +137,7 @@ impl Members {
         }
         self.next_ticket += 1;
         let ticket = LinkTicket(self.next_ticket);
-        let member = self.members.entry(peer).or_insert(Member { link: None, heard: None, named: now });
+        let member = self.members.entry(peer).or_insert_with(|| Member::named(now));
         (member.heard, member.named) = (Some(now), now);
         let replaced = member.link.replace(Link { ticket, dialed_by, seq }).map(|old| old.ticket);
         Ok(Linked { ticket, replaced })
@@ -146,6 +156,13 @@ impl Members {
     pub fn heard(&mut self, peer: &PeerId, now: Instant) {
         if let Some(member) = self.members.get_mut(peer) {
             (member.heard, member.named) = (Some(now), now);
+        }
+    }
+
+    /// The member says how many sessions it has.
+    pub fn loaded(&mut self, peer: &PeerId, sessions: u64) {
+        if let Some(member) = self.members.get_mut(peer) {
+            member.sessions = sessions;
         }
     }
 
@@ -176,7 +193,7 @@ impl Members {
         if self.members.len() >= self.limit {
             return false;
         }
-        self.members.insert(peer, Member { link: None, heard: None, named: now });
+        self.members.insert(peer, Member::named(now));
         true
     }
 
@@ -196,7 +213,8 @@ impl Members {
     #[must_use]
     pub fn view(&self, peer: &PeerId) -> Option<MemberView> {
         let member = self.members.get(peer)?;
-        Some(MemberView { peer: *peer, linked: member.link.is_some(), heard: member.heard })
+        let (linked, heard, sessions) = (member.link.is_some(), member.heard, member.sessions);
+        Some(MemberView { peer: *peer, linked, heard, sessions })
     }
 
     /// All members but this one, linked ones first, then by id.

@@ -9,6 +9,7 @@
 //! - [`members`]: the other members, and the links with them. [`bridge`]: this one's part in the backbone, made of
 //!   [`ring`] and [`placement`]: who owns what; [`telling`], [`walk`], [`outbox`], [`delivery`], [`syncing`]: who is told what, and
 //!   whether it arrived; [`lookup`]: who is asked; [`interest`], [`homes`]: who listens, and until when a home is believed.
+//! - [`reconnect`]: when peers leave or come back, and where they are sent.
 //! - [`watch`], [`resume`]: who follows whom, what each has still to be told, and where it goes on.
 //! - [`own`]: this server's own record. [`page`], [`union`]: how a long answer is continued, and made of several. [`snapshot`]:
 //!   what is taken along from one life to the next. [`seldom`]: what is not to flood the logs.
@@ -34,6 +35,7 @@ pub mod page;
 pub mod placement;
 pub mod places;
 pub mod presence;
+pub mod reconnect;
 pub mod resume;
 pub mod ring;
 pub mod row;

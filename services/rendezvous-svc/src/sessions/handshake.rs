@@ -19,6 +19,7 @@ use super::live::Session;
 use super::{Stream, gone};
 use crate::convert;
 use crate::core::ledger::Bringer;
+use crate::core::reconnect::shuffle;
 use crate::core::session::{Freed, Opened};
 use crate::core::table::TableError;
 use crate::core::telling::Origin;
@@ -56,8 +57,9 @@ pub(super) async fn shake_hands(
         proof: answer.proof,
         ..wire::SessionProof::default()
     };
-    let session = enter(node, caller, &transcript, &record, session_proof.encode_to_vec().into())?;
-    let lease = lease(node, &record);
+    let (session, replaced) =
+        enter(node, caller, &transcript, &record, session_proof.encode_to_vec().into())?;
+    let lease = lease(node, &record, replaced);
     tracing::debug!(peer = %session.peer, seq = transcript.session_seq, from = ?caller.addr, "session open");
     Ok((session, lease))
 }
@@ -109,14 +111,15 @@ fn own_record(
 }
 
 /// Puts the peer into the directory: its record and its session, or neither. A record that comes too soon after the last, as
-/// it does from a peer whose address has just changed, keeps no session from being opened: it waits there.
+/// it does from a peer whose address has just changed, keeps no session from being opened: it waits there. Says whether an older
+/// session had to end for it.
 fn enter(
     node: &Arc<Node>,
     caller: &Caller,
     transcript: &Transcript,
     record: &Signed<PeerRecord>,
     proof: Bytes,
-) -> Result<Session, Failure> {
+) -> Result<(Session, bool), Failure> {
     let (peer, seq, now) = (transcript.peer, transcript.session_seq, node.now());
     let statement = PeerStatement::Record(record.clone());
     let item = convert::item(&statement);
@@ -145,19 +148,20 @@ fn enter(
         Err(TableError::TooOften { wait }) => Some((statement, wait)),
         Err(error) => return Err(error.into()),
     };
-    let Some(Opened { ticket, freed, .. }) = opened else { return Err(gone()) };
+    let Some(Opened { ticket, freed, replaced: old }) = opened else { return Err(gone()) };
     if let Some(Freed(from)) = freed {
         node.registrations.lock().leave(from);
     }
     node.presence(peer, Origin::Here);
     let session = Session::new(Arc::clone(node), peer, caller.ip(), ticket, replaced);
-    Ok(match waiting {
+    let session = match waiting {
         Some((statement, wait)) => session.waiting(statement, wait),
         None => session,
-    })
+    };
+    Ok((session, old.is_some()))
 }
 
-fn lease(node: &Node, record: &Signed<PeerRecord>) -> wire::Lease {
+fn lease(node: &Node, record: &Signed<PeerRecord>, replaced: bool) -> wire::Lease {
     let timing = *node.directory.read().sessions.timing();
     let left = record.value().expires.since(node.now().wall);
     wire::Lease {
@@ -166,13 +170,19 @@ fn lease(node: &Node, record: &Signed<PeerRecord>) -> wire::Lease {
         heartbeat_interval: Some(duration_to_wire(timing.heartbeat)),
         refresh_after: Some(duration_to_wire(refresh_after(left, fastrand::f64()))),
         rendezvous: named_rendezvous(node, true),
+        reconnect_spread: Some(duration_to_wire(node.reconnect_spread())),
+        replaced,
     }
 }
 
-/// The rendezvous of this backbone, this one first or not at all.
+/// The rendezvous of this backbone that live, this one first or not at all, the others in another order each time.
 pub(super) fn named_rendezvous(node: &Node, with_own: bool) -> Vec<SignedRecord> {
     let now = node.now();
-    let known = node.directory.read().rendezvous(now);
-    let named = known.iter().filter(|one| one.connected).skip(usize::from(!with_own)).take(NAMED_RENDEZVOUS);
+    let mut known = node.directory.read().rendezvous(0, now);
+    known.retain(|one| one.connected);
+    if let [_own, others @ ..] = known.as_mut_slice() {
+        shuffle(others, |one| one.sessions, fastrand::f64);
+    }
+    let named = known.iter().skip(usize::from(!with_own)).take(NAMED_RENDEZVOUS);
     convert::cut(named.map(|one| &one.bytes), NAMED_BYTES.min(limits::CONTROL_MESSAGE_BYTES))
 }

@@ -25,13 +25,6 @@ use crate::core::telling::Origin;
 use crate::node::Node;
 use crate::records::{only_withdrawal, refresh_after};
 
-/// After the drain hint, how long the peer may take to leave by itself.
-const DRAIN_GRACE: Duration = Duration::from_secs(2);
-/// Peers that a server takes back in a second after a drain: they come back spread accordingly.
-const RECONNECTS_PER_SECOND: usize = 2000;
-/// The least time over which they are spread.
-const MIN_SPREAD: Duration = Duration::from_secs(1);
-
 /// How a session ended.
 enum End {
     /// The peer said goodbye, or closed the stream.
@@ -90,6 +83,8 @@ pub(super) struct Session {
     next_change: Instant,
     /// The newest record that waits for that moment. It is gone with its session: the next one brings a newer one.
     waiting: Option<Waiting>,
+    /// This server drains, and the peer has to be gone by then.
+    leaves_by: Option<Instant>,
 }
 
 impl Session {
@@ -103,7 +98,7 @@ impl Session {
         let timing = *node.directory.read().sessions.timing();
         let patience = timing.suspect_after() + timing.suspected_for();
         let next_change = Instant::now() + CHANGE_INTERVAL;
-        Self { node, peer, from, ticket, replaced, patience, next_change, waiting: None }
+        Self { node, peer, from, ticket, replaced, patience, next_change, waiting: None, leaves_by: None }
     }
 
     /// The same session, whose first record has to wait.
@@ -144,7 +139,7 @@ impl Session {
     async fn serve(&mut self, stream: &mut Stream) -> End {
         let mut silent_at = Instant::now() + self.patience;
         loop {
-            let has_waiting = self.waiting.is_some();
+            let (has_waiting, leaves_by) = (self.waiting.is_some(), self.leaves_by);
             tokio::select! {
                 message = stream.next() => match message {
                     Ok(Some(message)) => {
@@ -154,6 +149,8 @@ impl Session {
                             return end;
                         }
                     }
+                    // Who goes because this server does is about to be elsewhere.
+                    Ok(None) if leaves_by.is_some() => return End::Drained,
                     Ok(None) => return End::Clean,
                     Err(status) => match from_stream(&status) {
                         failure if failure.reason == Reason::Unreachable => return End::Lost,
@@ -167,7 +164,12 @@ impl Session {
                 }
                 () = sleep_until(silent_at) => return End::Silent,
                 () = self.replaced.cancelled() => return End::Replaced,
-                () = self.node.drain.begun() => return self.drain(stream).await,
+                () = self.node.drain.begun(), if leaves_by.is_none() => {
+                    if let Err(failure) = self.ask_to_leave(stream) {
+                        return End::Broken(failure);
+                    }
+                }
+                () = sleep_until(leaves_by.unwrap_or(silent_at)), if leaves_by.is_some() => return End::Drained,
             }
         }
     }
@@ -185,6 +187,7 @@ impl Session {
             Up::Heartbeat(heartbeat) => stream.send(Down::HeartbeatAck(wire::HeartbeatAck {
                 number: heartbeat.number,
                 server_time: Some(self.node.now().wall.to_wire()),
+                reconnect_spread: Some(duration_to_wire(self.node.reconnect_spread())),
             })),
             Up::Record(record) => self.queue(stream, record),
             Up::Goodbye(goodbye) => {
@@ -283,21 +286,14 @@ impl Session {
         }
     }
 
-    /// Tells the peer to go, and lets it.
-    async fn drain(&self, stream: &mut Stream) -> End {
-        let spread =
-            Duration::from_secs_f64(self.node.sessions.lock().total() as f64 / RECONNECTS_PER_SECOND as f64);
-        let reconnect_in = spread.max(MIN_SPREAD).mul_f64(fastrand::f64());
-        let hint = wire::Drain {
-            reconnect_in: Some(duration_to_wire(reconnect_in)),
+    /// Tells the peer when to leave and where to go. Until then the session goes on.
+    fn ask_to_leave(&mut self, stream: &Stream) -> Result<(), Failure> {
+        let (moment, patience) = self.node.next_to_leave();
+        self.leaves_by = Some(Instant::now() + moment + patience);
+        stream.send(Down::Drain(wire::Drain {
+            reconnect_in: Some(duration_to_wire(moment)),
             alternatives: named_rendezvous(&self.node, false),
-        };
-        if stream.send(Down::Drain(hint)).is_ok() {
-            let left = async { while matches!(stream.next().await, Ok(Some(_))) {} };
-            // Whether it left or not, the stream ends now.
-            let _ = tokio::time::timeout(DRAIN_GRACE, left).await;
-        }
-        End::Drained
+        }))
     }
 }
 

@@ -1,10 +1,13 @@
 //! The backbone: what one member knows, all know.
 
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use p2psb_proto::error::Reason;
 use p2psb_proto::model::presence::{PresenceSource, PresenceState};
+use p2psb_proto::model::{PeerId, PeerRecord, Signed};
 use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::connect_response::Message as Down;
 use p2psb_rendezvous_svc::Config;
 use p2psb_runtime::{Clock, Service as _};
 
@@ -303,6 +306,64 @@ async fn a_drained_member_leaves_its_peers_suspect_until_they_are_elsewhere() {
     assert_eq!(c.locate(&peer.id()).await.unwrap().presence.home, Some(b.id));
     drop(session);
     stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_that_leaves_a_draining_member_in_time_is_suspect_there_and_not_offline() {
+    let key = KeyFile::new();
+    let [mut a, b, _c] = three(&key).await;
+    let (peer, other) = (Peer::new(), Peer::new());
+    let mut session = peer.open(&a, 1).await.unwrap();
+    let stays = other.open(&a, 1).await.unwrap();
+    b.knows(&other.id(), PresenceState::Online).await;
+    b.knows(&peer.id(), PresenceState::Online).await;
+    let stopping = tokio::spawn(a.server.take().unwrap().shutdown(Duration::from_secs(10)));
+    let Some(Down::Drain(_)) = session.next().await.unwrap() else { panic!("no hint") };
+    let (answers, _connection) = session.close();
+    b.knows(&peer.id(), PresenceState::Suspect).await;
+    assert_eq!(b.links().await, 2, "the member is still there and tells what becomes of its peers");
+    drop((answers, stays));
+    stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_draining_member_names_the_others_and_not_always_the_same_one_first() {
+    let key = KeyFile::new();
+    let [mut a, b, c] = three(&key).await;
+    let mut sessions = Vec::new();
+    for _ in 0..24 {
+        sessions.push(Peer::new().open(&a, 1).await.unwrap());
+    }
+    let stopping = tokio::spawn(a.server.take().unwrap().shutdown(Duration::from_secs(10)));
+    let mut firsts = HashSet::new();
+    for session in &mut sessions {
+        let Some(Down::Drain(drain)) = session.next().await.unwrap() else { panic!("no hint") };
+        let record = |record| Signed::<PeerRecord>::verify(record).unwrap().peer_id();
+        let named: Vec<PeerId> = drain.alternatives.into_iter().map(record).collect();
+        assert_eq!(HashSet::from_iter(named.iter().copied()), HashSet::from([b.id, c.id]));
+        firsts.insert(named[0]);
+    }
+    assert_eq!(firsts.len(), 2);
+    drop(sessions);
+    stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn members_tell_how_many_sessions_each_of_them_has() {
+    let key = KeyFile::new();
+    let [a, b, c] = three(&key).await;
+    let _sessions = [Peer::new().open(&a, 1).await.unwrap(), Peer::new().open(&a, 1).await.unwrap()];
+    let _session = Peer::new().open(&b, 1).await.unwrap();
+    for at in [&b, &c] {
+        eventually!("every mark has come", {
+            let listed = at.client().await.list_rendezvous(wire::ListRendezvousRequest {}).await.unwrap();
+            let of = |one: wire::RendezvousInfo| {
+                (Signed::<PeerRecord>::verify(one.record.unwrap()).unwrap().peer_id(), one.sessions)
+            };
+            let said: HashMap<PeerId, u64> = listed.into_inner().rendezvous.into_iter().map(of).collect();
+            [a.id, b.id, c.id].map(|id| said[&id]) == [2, 1, 0]
+        });
+    }
 }
 
 #[tokio::test]

@@ -131,7 +131,9 @@ async fn a_silent_peer_loses_its_session() {
 async fn the_newer_session_wins_and_the_older_is_told() {
     let (server, peer) = (TestServer::start(|_| ()).await, Peer::new());
     let mut old = peer.open(&server, 1).await.unwrap();
-    let _new = peer.open(&server, 2).await.unwrap();
+    assert!(!old.lease.replaced);
+    let new = peer.open(&server, 2).await.unwrap();
+    assert!(new.lease.replaced, "the newer one is told, too");
     let status = old.end().await.unwrap_err();
     assert_eq!(retry_after_of(&status), Some(Duration::from_secs(60)));
     assert_eq!(reason(Err::<(), _>(status)), Reason::SessionReplaced);
@@ -352,14 +354,38 @@ async fn a_withdrawal_of_what_expired_is_not_kept() {
 }
 
 #[tokio::test]
-async fn a_draining_server_tells_its_peers_when_to_come_back() {
+async fn a_draining_server_serves_its_peers_until_the_time_it_named_is_over() {
     let (mut server, peer) = (TestServer::start(|_| ()).await, Peer::new());
     let mut session = peer.open(&server, 1).await.unwrap();
-    let stopping = tokio::spawn(server.server.take().unwrap().shutdown(Duration::from_secs(10)));
+    let stopping = tokio::spawn(server.server.take().unwrap().shutdown(Duration::from_secs(4)));
     let Some(Down::Drain(drain)) = session.next().await.unwrap() else { panic!("no hint") };
     assert!(duration_from_wire(drain.reconnect_in.as_ref()) <= Duration::from_secs(1));
+    session.send(Up::Heartbeat(wire::Heartbeat { number: 1 })).await;
+    let Some(Down::HeartbeatAck(ack)) = session.next().await.unwrap() else { panic!("no answer") };
+    assert_eq!(duration_from_wire(ack.reconnect_spread.as_ref()), Duration::from_secs(1));
     assert_eq!(reason(session.end().await), Reason::Draining);
     drop(session);
+    stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn peers_of_a_draining_server_are_told_different_moments() {
+    let mut server = TestServer::start(|_| ()).await;
+    let mut sessions = Vec::new();
+    for _ in 0..8 {
+        sessions.push(Peer::new().open(&server, 1).await.unwrap());
+    }
+    let stopping = tokio::spawn(server.server.take().unwrap().shutdown(Duration::from_secs(10)));
+    let mut moments = Vec::new();
+    for session in &mut sessions {
+        let Some(Down::Drain(drain)) = session.next().await.unwrap() else { panic!("no hint") };
+        moments.push(duration_from_wire(drain.reconnect_in.as_ref()));
+    }
+    moments.sort_unstable();
+    // Eight share a second, each has an eighth of it.
+    let slots: Vec<_> = moments.iter().map(|moment| moment.as_millis() / 125).collect();
+    assert_eq!(slots, (0..8).collect::<Vec<_>>(), "{moments:?}");
+    drop(sessions);
     stopping.await.unwrap();
 }
 
