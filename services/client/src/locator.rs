@@ -1,11 +1,17 @@
 //! The walk that finds a peer: every known backbone is asked at once, inside a backbone one rendezvous after the other, each with a
 //! head start before the next. Answers are verified here; whoever answered is trusted for freshness only.
 //!
+//! Nobody waits for a rendezvous that is dead: a call that breaks goes to the next at once, one that takes longer than usual is put to
+//! the next beside it, and who failed or was overtaken is asked last for a while.
+//!
 //! Rendezvous are those of the configuration and those that they list. Endorsements count only from configured ones.
 
 mod endorsed;
+mod hedge;
+mod known;
+mod latency;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,25 +25,29 @@ use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServ
 use parking_lot::Mutex;
 use tonic::Status;
 
+use self::hedge::{Answer, Choice, Word, hedged};
+use self::known::Table;
 use crate::conn::{Connection, Dialer};
 use crate::endpoint::Endpoint;
 use crate::pool::Pool;
 use crate::session::{handshake, now};
 
-/// How long a rendezvous may take before the next of its backbone is asked beside it.
-const HEDGE: Duration = Duration::from_millis(250);
+/// When a backbone has answered, so long the others are waited for.
+const OTHERS: Duration = Duration::from_millis(100);
+/// With lists to go on, so long newer ones are waited for.
+const NEWER_LISTS: Duration = Duration::from_millis(250);
 /// How long a lookup may take when the caller sets no deadline.
 pub const LOOKUP: Duration = Duration::from_secs(10);
 /// How long a rendezvous may take to answer one call.
 const CALL: Duration = Duration::from_secs(5);
-/// How long what a rendezvous lists is used before it is asked again.
-const LIST_AGE: Duration = Duration::from_secs(30);
-/// How long a rendezvous that failed is asked only after the others.
-const FAILED_AGE: Duration = Duration::from_secs(10);
-/// How many rendezvous are kept.
-const MAX_RENDEZVOUS: usize = 512;
+/// The same for one that failed lately.
+const DOUBTFUL_CALL: Duration = Duration::from_secs(1);
 /// How many pages of one service are read from one backbone.
 const MAX_PAGES: usize = 100;
+/// A page is large: so long the next rendezvous waits at least.
+const PAGE_PATIENCE: Duration = Duration::from_millis(250);
+/// Who began to know less than that ago may have to learn of a peer still.
+const SETTLED: Duration = Duration::from_secs(60);
 
 /// Why a lookup has no answer.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -123,23 +133,12 @@ pub struct RendezvousStatus {
     pub error: Option<String>,
 }
 
-#[derive(Clone, Debug)]
-struct Known {
-    status: RendezvousStatus,
-    /// Everyone in its backbone, as it lists them.
-    backbone: BTreeSet<PeerId>,
-    listed_at: Option<Instant>,
-    failed_at: Option<Instant>,
-    /// Its list is being asked for.
-    asking: bool,
-}
-
 /// Finds peers and services. Clones share connections and what is known.
 #[derive(Clone)]
 pub struct Locator {
     network: NetworkId,
     pool: Pool,
-    known: Arc<Mutex<BTreeMap<Endpoint, Known>>>,
+    known: Arc<Mutex<Table>>,
 }
 
 pub(crate) type Client = RendezvousServiceClient<Connection>;
@@ -148,23 +147,37 @@ impl Locator {
     /// A locator that starts from these rendezvous.
     #[must_use]
     pub fn new(network: NetworkId, rendezvous: &[Endpoint], dialer: Dialer) -> Self {
-        let known = rendezvous.iter().map(|e| (e.clone(), Known::new(e.clone(), true))).collect();
-        Self { network, pool: Pool::new(dialer), known: Arc::new(Mutex::new(known)) }
+        let known = Arc::new(Mutex::new(Table::new(rendezvous)));
+        Self { network, pool: Pool::new(dialer), known }
     }
 
     /// Where `peer` is: of all backbones' answers the one with the newest record.
     pub async fn locate(&self, peer: &PeerId) -> Result<Located, LocateError> {
-        self.refresh().await;
+        self.refresh_within(Duration::ZERO).await;
         let seen = Mutex::new(None);
-        let mut walks: FuturesUnordered<_> =
-            self.backbones().into_iter().map(|members| self.locate_in(members, *peer, &seen)).collect();
+        let choices = self.known.lock().choices();
+        let is_sound = |members: &[Choice]| members.iter().any(|one| !one.doubtful);
+        let mut awaited = choices.iter().filter(|members| is_sound(members)).count();
+        let walk = |members: Vec<Choice>| async {
+            (is_sound(&members), self.locate_in(members, *peer, &seen).await)
+        };
+        let mut walks: FuturesUnordered<_> = choices.into_iter().map(walk).collect();
         let mut best: Option<Located> = None;
         let (mut asked, mut failures) = (0, Vec::new());
-        while let Some((answer, failed)) = walks.next().await {
+        let mut others_until = None;
+        // With an answer in hand those that may be dead are not waited for, and the others not for long.
+        while best.is_none() || awaited > 0 {
+            let next = match others_until {
+                None => walks.next().await,
+                Some(until) => tokio::time::timeout_at(until, walks.next()).await.ok().flatten(),
+            };
+            let Some((was_awaited, (answer, failed))) = next else { break };
+            awaited -= usize::from(was_awaited);
             failures.extend(failed);
             match answer {
                 Answer::Found(found) if best.as_ref().is_none_or(|b| rank(&found.peer) > rank(&b.peer)) => {
                     best = Some(found);
+                    others_until.get_or_insert_with(|| tokio::time::Instant::now() + OTHERS);
                 }
                 Answer::Found(_) | Answer::None => {}
                 Answer::Unknown(by) => asked += by,
@@ -184,23 +197,25 @@ impl Locator {
     /// but have no valid record of it, `seen` keeps the latest word.
     async fn locate_in(
         &self,
-        members: Vec<Endpoint>,
+        members: Vec<Choice>,
         peer: PeerId,
         seen: &Mutex<Option<UnixMillis>>,
     ) -> (Answer<Located>, Vec<String>) {
         let ask = |endpoint: Endpoint| async move {
             let request = wire::LocateRequest { peer_id: peer.to_wire() };
+            let mut waiting = Waiting { locator: self, endpoint: &endpoint, since: Some(Instant::now()) };
             let answer = self
                 .call(&endpoint, async |mut client: Client| {
                     client.locate(request).await.map(tonic::Response::into_inner)
                 })
                 .await;
+            waiting.since = None;
             match answer {
-                Ok(answer) => self.believe(peer, answer, &endpoint).map(Some),
+                Ok(answer) => self.believe(peer, answer, &endpoint).map(Word::Found),
                 Err(s) if is_not_located(&s) => {
                     let mut seen = seen.lock();
                     *seen = (*seen).max(last_seen(&s));
-                    Ok(None)
+                    Ok(if is_settled(&s) { Word::Unknown } else { Word::Unsure })
                 }
                 Err(s) => Err(format!("{}: {}", endpoint.url(), s.message())),
             }
@@ -227,8 +242,9 @@ impl Locator {
     /// The providers that are wanted, over all backbones. An error if nobody answered.
     pub async fn find_by_service(&self, wanted: &ServiceQuery) -> Result<Providers, LocateError> {
         self.refresh().await;
+        let choices = self.known.lock().choices();
         let mut walks: FuturesUnordered<_> =
-            self.backbones().into_iter().map(|members| self.find_in(members, wanted)).collect();
+            choices.into_iter().map(|members| self.find_in(members, wanted)).collect();
         let mut found: BTreeMap<PeerId, LocatedPeer> = BTreeMap::new();
         let (mut answered, mut sampled, mut failures) = (false, false, Vec::new());
         while let Some((answer, failed)) = walks.next().await {
@@ -256,9 +272,10 @@ impl Locator {
 
     async fn find_in(
         &self,
-        members: Vec<Endpoint>,
+        mut members: Vec<Choice>,
         wanted: &ServiceQuery,
     ) -> (Answer<Providers>, Vec<String>) {
+        members.iter_mut().for_each(|one| one.patience = one.patience.max(PAGE_PATIENCE));
         let ask = |endpoint: Endpoint| async move {
             let mut all = Providers::default();
             let mut page_token = String::new();
@@ -282,7 +299,7 @@ impl Locator {
                 }
                 page_token = page.next_page_token;
             }
-            Ok((!all.peers.is_empty() || all.sampled).then_some(all))
+            Ok(if all.peers.is_empty() && !all.sampled { Word::Unknown } else { Word::Found(all) })
         };
         hedged(members, ask).await
     }
@@ -301,36 +318,41 @@ impl Locator {
     /// All rendezvous as they were when last asked, configured ones first.
     #[must_use]
     pub fn rendezvous(&self) -> Vec<RendezvousStatus> {
-        let mut all: Vec<_> = self.known.lock().values().map(|k| k.status.clone()).collect();
-        all.sort_by_key(|s| !s.configured);
-        all
+        self.known.lock().statuses()
     }
 
-    /// Asks every rendezvous whose list is old for a new one, and learns from it.
+    /// Asks those whose list is old for a new one, and learns from it.
     pub async fn refresh(&self) {
+        self.refresh_within(NEWER_LISTS).await;
+    }
+
+    /// The same; with lists to go on, newer ones are waited for no longer than `patience`.
+    async fn refresh_within(&self, patience: Duration) {
         let (due, fresh) = {
             let mut known = self.known.lock();
-            let fresh = known.values().any(|k| k.listed_at.is_some() && k.failed_at.is_none());
-            let mut due = Vec::new();
-            for (endpoint, entry) in known.iter_mut().filter(|(_, k)| k.is_due()) {
-                entry.asking = true;
-                due.push(endpoint.clone());
-            }
-            (due, fresh)
+            let fresh = known.is_fresh();
+            (known.due(), fresh)
         };
         // Tasks of their own: a slow one is waited for no longer than it is needed, and still notes what became of it.
-        let asking = due.into_iter().map(|endpoint| {
-            let locator = self.clone();
-            tokio::spawn(async move {
-                locator.ask_list(&endpoint).await;
-                if let Some(entry) = locator.known.lock().get_mut(&endpoint) {
-                    entry.asking = false;
-                }
+        let mut asking: FuturesUnordered<_> = due
+            .into_iter()
+            .map(|endpoint| {
+                let locator = self.clone();
+                tokio::spawn(async move {
+                    locator.ask_list(&endpoint).await;
+                    locator.known.lock().asked(&endpoint);
+                })
             })
-        });
-        // With something to go on, a slow rendezvous must not hold up the lookup.
-        let patience = if fresh { HEDGE } else { CALL };
-        let _ = tokio::time::timeout(patience, futures::future::join_all(asking)).await;
+            .collect();
+        if !fresh {
+            let first = async { while !self.known.lock().is_fresh() && asking.next().await.is_some() {} };
+            let _ = tokio::time::timeout(CALL, first).await;
+        }
+        let patience = if fresh { patience } else { NEWER_LISTS };
+        if !patience.is_zero() {
+            let rest = async { while asking.next().await.is_some() {} };
+            let _ = tokio::time::timeout(patience, rest).await;
+        }
     }
 
     async fn ask_list(&self, endpoint: &Endpoint) {
@@ -347,24 +369,11 @@ impl Locator {
             .filter_map(|r| Signed::<PeerRecord>::verify_field(r.record).ok())
             .filter(|r| r.value().check(&self.network, now()).is_ok())
             .collect();
-        let Some(own) = records.first().filter(|own| endpoint.pin().is_none_or(|pin| pin == own.peer_id()))
-        else {
+        let is_it = |own: &Signed<PeerRecord>| endpoint.pin().is_none_or(|pin| pin == own.peer_id());
+        if records.first().is_some_and(is_it) {
+            self.known.lock().list(endpoint, &records);
+        } else {
             self.failed(endpoint, "it is not who it must be, or belongs to another network");
-            return;
-        };
-        let backbone: BTreeSet<PeerId> = records.iter().map(Signed::peer_id).collect();
-        let mut known = self.known.lock();
-        if let Some(entry) = known.get_mut(endpoint) {
-            entry.status.record = Some(own.clone());
-            entry.backbone = backbone.clone();
-            entry.listed_at = Some(Instant::now());
-            if entry.status.configured {
-                // It may have been learnt from another one before it said itself who it is.
-                known.retain(|_, k| k.status.configured || k.status.endpoint.pin() != Some(own.peer_id()));
-            }
-        }
-        for record in records.iter().skip(1) {
-            learn(&mut known, record, &backbone);
         }
     }
 
@@ -375,20 +384,16 @@ impl Locator {
         call: impl AsyncFnOnce(Client) -> Result<T, Status>,
     ) -> Result<T, Status> {
         let start = Instant::now();
-        let bounded = tokio::time::timeout(CALL, async { call(self.client(endpoint).await?).await });
-        let answer = bounded
-            .await
-            .unwrap_or_else(|_| Err(Failure::new(Reason::Unreachable, "no answer within 5 s").into()));
+        let bound = if self.known.lock().is_doubtful(endpoint) { DOUBTFUL_CALL } else { CALL };
+        let bounded = tokio::time::timeout(bound, async { call(self.client(endpoint).await?).await });
+        let answer = bounded.await.unwrap_or_else(|_| {
+            Err(Failure::new(Reason::Unreachable, format!("no answer within {} s", bound.as_secs())).into())
+        });
         match &answer {
             Err(status) if !is_not_located(status) => {
                 self.failed(endpoint, status.message());
             }
-            _ => {
-                if let Some(entry) = self.known.lock().get_mut(endpoint) {
-                    entry.status.latency = Some(start.elapsed());
-                    (entry.status.error, entry.failed_at) = (None, None);
-                }
-            }
+            _ => self.known.lock().answered(endpoint, start.elapsed()),
         }
         answer
     }
@@ -416,36 +421,29 @@ impl Locator {
 
     /// Notes that a rendezvous failed: others come first for a while.
     pub(crate) fn failed(&self, endpoint: &Endpoint, why: &str) {
-        if let Some(entry) = self.known.lock().get_mut(endpoint) {
-            entry.status.error = Some(why.to_owned());
-            entry.failed_at = Some(Instant::now());
-        }
+        self.known.lock().failed(endpoint, why);
     }
 
     /// The rendezvous by backbone, in each the quickest first and those that failed lately last.
     pub(crate) fn backbones(&self) -> Vec<Vec<Endpoint>> {
-        let known = self.known.lock();
-        let mut groups: Vec<(BTreeSet<PeerId>, Vec<&Known>)> = Vec::new();
-        for entry in known.values() {
-            let mut ids = entry.backbone.clone();
-            ids.extend(entry.status.endpoint.pin());
-            let related = |(theirs, _): &(BTreeSet<PeerId>, _)| !ids.is_empty() && !theirs.is_disjoint(&ids);
-            match groups.iter_mut().find(|g| related(g)) {
-                Some((theirs, members)) => {
-                    theirs.extend(ids);
-                    members.push(entry);
-                }
-                None => groups.push((ids, vec![entry])),
-            }
+        let choices = self.known.lock().choices();
+        choices.into_iter().map(|members| members.into_iter().map(|one| one.endpoint).collect()).collect()
+    }
+}
+
+/// A call that is given up when another one has answered: then it is noted how long it had waited.
+struct Waiting<'a> {
+    locator: &'a Locator,
+    endpoint: &'a Endpoint,
+    /// `None` once it was answered.
+    since: Option<Instant>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(since) = self.since {
+            self.locator.known.lock().overtaken(self.endpoint, since.elapsed());
         }
-        let order = |k: &&Known| (k.recently_failed(), k.status.latency.unwrap_or(CALL));
-        groups
-            .into_iter()
-            .map(|(_, mut members)| {
-                members.sort_by_key(order);
-                members.into_iter().map(|k| k.status.endpoint.clone()).collect()
-            })
-            .collect()
     }
 }
 
@@ -457,57 +455,15 @@ impl Locator {
     }
 }
 
-impl Known {
-    const fn new(endpoint: Endpoint, configured: bool) -> Self {
-        let status = RendezvousStatus { endpoint, record: None, configured, latency: None, error: None };
-        Self { status, backbone: BTreeSet::new(), listed_at: None, failed_at: None, asking: false }
-    }
-
-    fn recently_failed(&self) -> bool {
-        self.failed_at.is_some_and(|at| at.elapsed() < FAILED_AGE)
-    }
-
-    fn is_due(&self) -> bool {
-        !self.asking && !self.recently_failed() && self.listed_at.is_none_or(|at| at.elapsed() > LIST_AGE)
-    }
-}
-
-/// Adds a rendezvous that another one lists, unless it is known already.
-fn learn(known: &mut BTreeMap<Endpoint, Known>, record: &Signed<PeerRecord>, backbone: &BTreeSet<PeerId>) {
-    let id = record.peer_id();
-    let is_it = |k: &Known| {
-        k.status.endpoint.pin() == Some(id) || k.status.record.as_ref().is_some_and(|r| r.peer_id() == id)
-    };
-    if known.len() >= MAX_RENDEZVOUS || known.values().any(is_it) {
-        return;
-    }
-    // All its addresses: which of them can be reached from here is found out by trying.
-    for endpoint in record.value().addresses.iter().filter_map(|a| Endpoint::of(a, id)) {
-        let mut entry = Known::new(endpoint.clone(), false);
-        entry.backbone.clone_from(backbone);
-        entry.status.record = Some(record.clone());
-        known.entry(endpoint).or_insert(entry);
-    }
-}
-
-/// What a backbone says.
-#[derive(Debug, PartialEq, Eq)]
-enum Answer<T> {
-    /// It has what was asked for.
-    Found(T),
-    /// So many of its rendezvous answered that they have not.
-    Unknown(usize),
-    /// Nobody answered.
-    None,
-}
-
-/// How many rendezvous of a backbone must not know something before that is believed: one may have restarted a moment ago, be cut
-/// off, or lie.
-const UNKNOWN_BY: usize = 2;
-
 /// Whether a rendezvous says that it has no valid record of the peer, which is an answer.
 fn is_not_located(status: &Status) -> bool {
     matches!(error::reason_of(status), Some(Reason::PeerUnknown | Reason::PeerOffline))
+}
+
+/// Whether a rendezvous that does not know a peer has known what happens for long enough to know better.
+fn is_settled(status: &Status) -> bool {
+    let since = error::fact_of(status, "knowledge_since").and_then(|since| UnixMillis::parse(&since));
+    since.is_none_or(|since| now().since(since) >= SETTLED)
 }
 
 /// When the peer was last seen, as far as a rendezvous says so; never in the future.
@@ -527,75 +483,19 @@ fn shown(failures: &[String]) -> String {
     }
 }
 
-/// Asks the members in order, each beside the ones before after a head start, a failure or a "not known", until one has the answer or
-/// enough have not.
-async fn hedged<T, F>(members: Vec<Endpoint>, ask: impl Fn(Endpoint) -> F) -> (Answer<T>, Vec<String>)
-where
-    F: Future<Output = Result<Option<T>, String>>,
-{
-    let mut members = members.into_iter();
-    let mut running = FuturesUnordered::new();
-    let (mut unknown, mut failures) = (0, Vec::new());
-    running.extend(members.next().map(&ask));
-    while !running.is_empty() && unknown < UNKNOWN_BY {
-        tokio::select! {
-            Some(answer) = running.next() => {
-                match answer {
-                    Ok(Some(answer)) => return (Answer::Found(answer), failures),
-                    Ok(None) => unknown += 1,
-                    Err(failure) => failures.push(failure),
-                }
-                running.extend(members.next().map(&ask));
-            }
-            () = tokio::time::sleep(HEDGE), if members.len() > 0 => running.extend(members.next().map(&ask)),
-        }
-    }
-    (if unknown > 0 { Answer::Unknown(unknown) } else { Answer::None }, failures)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn endpoint(port: u16) -> Endpoint {
-        format!("http://127.0.0.1:{port}").parse().unwrap()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_rendezvous_is_hedged() {
-        let ask = |e: Endpoint| async move {
-            if e.port() == 1 {
-                std::future::pending::<()>().await;
-            }
-            Ok(Some(e.port()))
+    #[test]
+    fn one_that_began_a_moment_ago_is_not_sure_that_it_knows_no_peer() {
+        let unknown = |since: UnixMillis| {
+            Failure::new(Reason::PeerUnknown, "unknown").with("knowledge_since", since).into_status()
         };
-        let start = tokio::time::Instant::now();
-        let (answer, failures) = hedged(vec![endpoint(1), endpoint(2)], ask).await;
-        assert_eq!((answer, failures.len(), start.elapsed()), (Answer::Found(2), 0, HEDGE));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_failing_rendezvous_is_followed_at_once_by_the_next() {
-        let ask = |e: Endpoint| async move { if e.port() < 3 { Err(e.url()) } else { Ok(Some(e.port())) } };
-        let start = tokio::time::Instant::now();
-        let (answer, failures) = hedged(vec![endpoint(1), endpoint(2), endpoint(3)], ask).await;
-        assert_eq!((answer, failures.len(), start.elapsed()), (Answer::Found(3), 2, Duration::ZERO));
-    }
-
-    #[tokio::test]
-    async fn one_that_does_not_know_is_not_the_last_word() {
-        let knows = |port: u16| move |e: Endpoint| async move { Ok((e.port() == port).then_some(port)) };
-        let all = || vec![endpoint(1), endpoint(2), endpoint(3)];
-        assert_eq!(hedged(all(), knows(2)).await.0, Answer::Found(2));
-        assert_eq!(hedged(all(), knows(9)).await.0, Answer::Unknown(2));
-        assert_eq!(hedged(vec![endpoint(1)], knows(9)).await.0, Answer::Unknown(1));
-    }
-
-    #[tokio::test]
-    async fn nobody_to_ask_is_an_answer() {
-        let (answer, failures) =
-            hedged::<u16, _>(Vec::new(), |e: Endpoint| async move { Ok(Some(e.port())) }).await;
-        assert!(answer == Answer::None && failures.is_empty());
+        assert!(!is_settled(&unknown(now())));
+        assert!(!is_settled(&unknown(now().plus(Duration::from_secs(300)))), "its clock is ahead");
+        assert!(is_settled(&unknown(now().minus(SETTLED))));
+        assert!(is_settled(&Failure::new(Reason::PeerOffline, "gone").into_status()));
         assert_eq!(shown(&[]), "none is configured");
     }
 }

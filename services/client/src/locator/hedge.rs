@@ -1,0 +1,145 @@
+//! Asking one after the other, each with a head start of its own: who is slow, dead or ignorant holds nobody up.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+
+use crate::endpoint::Endpoint;
+
+/// How many rendezvous of a backbone must not know something before that is believed: one may be cut off, or lie.
+const UNKNOWN_BY: usize = 2;
+/// The same where those that do not know began a moment ago, and may have to learn it still.
+const UNSURE_BY: usize = 5;
+
+/// Whom to ask, and how long to wait before the next is asked as well.
+#[derive(Clone, Debug)]
+pub(super) struct Choice {
+    pub(super) endpoint: Endpoint,
+    pub(super) patience: Duration,
+    /// It failed or was overtaken lately.
+    pub(super) doubtful: bool,
+}
+
+/// What one rendezvous says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Word<T> {
+    /// It has what was asked for.
+    Found(T),
+    /// It has not.
+    Unknown,
+    /// It has not, but knows little yet.
+    Unsure,
+}
+
+/// What a backbone says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer<T> {
+    /// It has what was asked for.
+    Found(T),
+    /// So many of its rendezvous answered that they have not.
+    Unknown(usize),
+    /// Nobody answered.
+    None,
+}
+
+/// Asks the members in order, each beside the ones before after its head start, a failure or a "not known", until one has the
+/// answer or enough have not.
+pub(super) async fn hedged<T, F>(
+    members: Vec<Choice>,
+    ask: impl Fn(Endpoint) -> F,
+) -> (Answer<T>, Vec<String>)
+where
+    F: Future<Output = Result<Word<T>, String>>,
+{
+    let mut members = members.into_iter();
+    let mut running = FuturesUnordered::new();
+    let (mut unknown, mut unsure, mut failures) = (0, 0, Vec::new());
+    let Some(first) = members.next() else { return (Answer::None, failures) };
+    let mut patience = first.patience;
+    running.push(ask(first.endpoint));
+    while !running.is_empty() && unknown < UNKNOWN_BY && unknown + unsure < UNSURE_BY {
+        tokio::select! {
+            biased;
+            Some(word) = running.next() => match word {
+                Ok(Word::Found(found)) => return (Answer::Found(found), failures),
+                Ok(Word::Unknown) => unknown += 1,
+                Ok(Word::Unsure) => unsure += 1,
+                Err(failure) => failures.push(failure),
+            },
+            () = tokio::time::sleep(patience), if members.len() > 0 => {}
+        }
+        if let Some(next) = members.next() {
+            patience = next.patience;
+            running.push(ask(next.endpoint));
+        }
+    }
+    let asked = unknown + unsure;
+    (if asked > 0 { Answer::Unknown(asked) } else { Answer::None }, failures)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(50);
+
+    fn members(ports: std::ops::RangeInclusive<u16>) -> Vec<Choice> {
+        let endpoint = |port| format!("http://127.0.0.1:{port}").parse().unwrap();
+        ports.map(|port| Choice { endpoint: endpoint(port), patience: PATIENCE, doubtful: false }).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_rendezvous_is_hedged() {
+        let ask = |e: Endpoint| async move {
+            if e.port() < 3 {
+                std::future::pending::<()>().await;
+            }
+            Ok(Word::Found(e.port()))
+        };
+        let start = Instant::now();
+        let (answer, failures) = hedged(members(1..=3), ask).await;
+        assert_eq!((answer, failures.len(), start.elapsed()), (Answer::Found(3), 0, PATIENCE * 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_rendezvous_is_followed_at_once_by_the_next() {
+        let ask =
+            |e: Endpoint| async move { if e.port() < 3 { Err(e.url()) } else { Ok(Word::Found(e.port())) } };
+        let start = Instant::now();
+        let (answer, failures) = hedged(members(1..=3), ask).await;
+        assert_eq!((answer, failures.len(), start.elapsed()), (Answer::Found(3), 2, Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_know_is_not_the_last_word() {
+        let knows = |port: u16| {
+            move |e: Endpoint| async move { Ok(if e.port() == port { Word::Found(port) } else { Word::Unknown }) }
+        };
+        assert_eq!(hedged(members(1..=3), knows(2)).await.0, Answer::Found(2));
+        assert_eq!(hedged(members(1..=3), knows(9)).await.0, Answer::Unknown(2));
+        assert_eq!(hedged(members(1..=1), knows(9)).await.0, Answer::Unknown(1));
+    }
+
+    #[tokio::test]
+    async fn those_that_began_a_moment_ago_do_not_end_a_search_together() {
+        let knows = |port: u16| {
+            move |e: Endpoint| async move { Ok(if e.port() == port { Word::Found(port) } else { Word::Unsure }) }
+        };
+        assert_eq!(hedged(members(1..=3), knows(3)).await.0, Answer::Found(3));
+        assert_eq!(
+            hedged(members(1..=9), knows(99)).await.0,
+            Answer::Unknown(5),
+            "not all of hundreds are asked"
+        );
+    }
+
+    #[tokio::test]
+    async fn nobody_to_ask_is_an_answer() {
+        let ask = |e: Endpoint| async move { Ok(Word::Found(e.port())) };
+        let (answer, failures) = hedged::<u16, _>(Vec::new(), ask).await;
+        assert!(answer == Answer::None && failures.is_empty());
+    }
+}

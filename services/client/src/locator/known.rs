@@ -1,0 +1,292 @@
+//! The rendezvous that a locator knows: who belongs together, who answers quickly, and who did not lately.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use p2psb_proto::model::{PeerId, PeerRecord, Signed};
+
+use super::RendezvousStatus;
+use super::hedge::Choice;
+use super::latency::Latency;
+use crate::endpoint::Endpoint;
+
+/// How long what a rendezvous lists is used before it is asked again.
+const LIST_AGE: Duration = Duration::from_secs(30);
+/// How long a rendezvous that failed, or was overtaken, is asked only after the others.
+const DOUBT: Duration = Duration::from_secs(10);
+/// How many rendezvous are kept.
+const MAX_RENDEZVOUS: usize = 512;
+/// How many of those that no configuration names are asked what they list, and so are measured; all list the same in the end.
+const MAX_ASKED: usize = 8;
+
+#[derive(Clone, Debug)]
+struct Known {
+    status: RendezvousStatus,
+    /// Everyone in its backbone, as it lists them.
+    backbone: BTreeSet<PeerId>,
+    latency: Latency,
+    listed_at: Option<Instant>,
+    failed_at: Option<Instant>,
+    /// Another one answered first, and this one not in its time.
+    overtaken_at: Option<Instant>,
+    /// Its list is being asked for.
+    asking: bool,
+    /// Whether it is ever asked for its list.
+    asked: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Table {
+    known: BTreeMap<Endpoint, Known>,
+    /// By backbone, made anew when somebody is learnt or lists others than before.
+    groups: Vec<Vec<Endpoint>>,
+}
+
+impl Table {
+    /// Those of the configuration.
+    pub(super) fn new(configured: &[Endpoint]) -> Self {
+        let known = configured.iter().map(|e| (e.clone(), Known::new(e.clone(), true, true))).collect();
+        let mut table = Self { known, groups: Vec::new() };
+        table.group();
+        table
+    }
+
+    /// All, configured ones first.
+    pub(super) fn statuses(&self) -> Vec<RendezvousStatus> {
+        let mut all: Vec<_> = self.known.values().map(|k| k.status.clone()).collect();
+        all.sort_by_key(|s| !s.configured);
+        all
+    }
+
+    /// Those whose list is to be asked for, which are taken to be asked now.
+    pub(super) fn due(&mut self) -> Vec<Endpoint> {
+        let due = self.known.iter_mut().filter(|(_, k)| k.is_due());
+        due.map(|(endpoint, known)| {
+            known.asking = true;
+            endpoint.clone()
+        })
+        .collect()
+    }
+
+    /// The question for a list has ended.
+    pub(super) fn asked(&mut self, endpoint: &Endpoint) {
+        if let Some(known) = self.known.get_mut(endpoint) {
+            known.asking = false;
+        }
+    }
+
+    /// Whether somebody who listed others answers still.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.known.values().any(|k| k.listed_at.is_some() && k.failed_at.is_none())
+    }
+
+    /// A rendezvous lists itself, first, and all others that it knows.
+    pub(super) fn list(&mut self, endpoint: &Endpoint, records: &[Signed<PeerRecord>]) {
+        let Some(own) = records.first() else { return };
+        let backbone: BTreeSet<PeerId> = records.iter().map(Signed::peer_id).collect();
+        let before = self.known.len();
+        let mut changed = false;
+        if let Some(entry) = self.known.get_mut(endpoint) {
+            entry.status.record = Some(own.clone());
+            entry.listed_at = Some(Instant::now());
+            if entry.backbone != backbone {
+                (entry.backbone, changed) = (backbone.clone(), true);
+            }
+            if entry.status.configured {
+                // It may have been learnt from another one before it said itself who it is.
+                let is_it = |k: &Known| k.status.endpoint.pin() == Some(own.peer_id());
+                self.known.retain(|_, k| k.status.configured || !is_it(k));
+            }
+        }
+        changed |= self.known.len() != before;
+        for record in records.iter().skip(1) {
+            changed |= self.learn(record, &backbone);
+        }
+        if changed {
+            self.group();
+        }
+    }
+
+    /// Adds a rendezvous that another one lists, unless it is known already.
+    fn learn(&mut self, record: &Signed<PeerRecord>, backbone: &BTreeSet<PeerId>) -> bool {
+        let id = record.peer_id();
+        let is_it = |k: &Known| {
+            k.status.endpoint.pin() == Some(id) || k.status.record.as_ref().is_some_and(|r| r.peer_id() == id)
+        };
+        if self.known.len() >= MAX_RENDEZVOUS || self.known.values().any(is_it) {
+            return false;
+        }
+        let asked = self.known.values().filter(|k| k.asked && !k.status.configured).count() < MAX_ASKED;
+        // All its addresses: which of them can be reached from here is found out by trying.
+        for endpoint in record.value().addresses.iter().filter_map(|a| Endpoint::of(a, id)) {
+            let mut entry = Known::new(endpoint.clone(), false, asked);
+            entry.backbone.clone_from(backbone);
+            entry.status.record = Some(record.clone());
+            self.known.entry(endpoint).or_insert(entry);
+        }
+        true
+    }
+
+    /// It answered, after so long.
+    pub(super) fn answered(&mut self, endpoint: &Endpoint, took: Duration) {
+        if let Some(known) = self.known.get_mut(endpoint) {
+            known.latency.add(took);
+            known.status.latency = known.latency.smooth();
+            (known.status.error, known.failed_at, known.overtaken_at) = (None, None, None);
+        }
+    }
+
+    /// It failed: others come first for a while.
+    pub(super) fn failed(&mut self, endpoint: &Endpoint, why: &str) {
+        if let Some(known) = self.known.get_mut(endpoint) {
+            known.status.error = Some(why.to_owned());
+            known.failed_at = Some(Instant::now());
+        }
+    }
+
+    /// It had not answered when its time was over and the call was given up: others come first for a while.
+    pub(super) fn overtaken(&mut self, endpoint: &Endpoint, waited: Duration) {
+        if let Some(known) = self.known.get_mut(endpoint)
+            && waited >= known.latency.patience()
+        {
+            known.overtaken_at = Some(Instant::now());
+        }
+    }
+
+    /// Whether it failed or was overtaken lately.
+    pub(super) fn is_doubtful(&self, endpoint: &Endpoint) -> bool {
+        self.known.get(endpoint).is_some_and(Known::is_doubtful)
+    }
+
+    /// By backbone, in each the quickest first, and last those in doubt.
+    pub(super) fn choices(&self) -> Vec<Vec<Choice>> {
+        let choices = |group: &Vec<Endpoint>| {
+            let mut members: Vec<&Known> = group.iter().filter_map(|e| self.known.get(e)).collect();
+            members.sort_by_key(|k| (k.is_doubtful(), k.latency.smooth().unwrap_or(Duration::MAX)));
+            members.into_iter().map(Known::choice).collect()
+        };
+        self.groups.iter().map(choices).collect()
+    }
+
+    fn group(&mut self) {
+        let mut groups: Vec<(BTreeSet<PeerId>, Vec<Endpoint>)> = Vec::new();
+        for (endpoint, known) in &self.known {
+            let ids = || known.backbone.iter().copied().chain(endpoint.pin());
+            match groups.iter_mut().find(|(theirs, _)| ids().any(|id| theirs.contains(&id))) {
+                Some((theirs, members)) => {
+                    theirs.extend(ids());
+                    members.push(endpoint.clone());
+                }
+                None => groups.push((ids().collect(), vec![endpoint.clone()])),
+            }
+        }
+        self.groups = groups.into_iter().map(|(_, members)| members).collect();
+    }
+}
+
+impl Known {
+    fn new(endpoint: Endpoint, configured: bool, asked: bool) -> Self {
+        Self {
+            status: RendezvousStatus { endpoint, record: None, configured, latency: None, error: None },
+            backbone: BTreeSet::new(),
+            latency: Latency::default(),
+            listed_at: None,
+            failed_at: None,
+            overtaken_at: None,
+            asking: false,
+            asked,
+        }
+    }
+
+    fn recently_failed(&self) -> bool {
+        self.failed_at.is_some_and(|at| at.elapsed() < DOUBT)
+    }
+
+    fn is_doubtful(&self) -> bool {
+        self.recently_failed() || self.overtaken_at.is_some_and(|at| at.elapsed() < DOUBT)
+    }
+
+    fn is_due(&self) -> bool {
+        let is_old = self.listed_at.is_none_or(|at| at.elapsed() > LIST_AGE);
+        self.asked && !self.asking && !self.recently_failed() && is_old
+    }
+
+    fn choice(&self) -> Choice {
+        let endpoint = self.status.endpoint.clone();
+        Choice { endpoint, patience: self.latency.patience(), doubtful: self.is_doubtful() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use p2psb_proto::model::{Address, AddressKind, Genesis, SecretKey, Transport, UnixMillis};
+
+    use super::*;
+
+    fn endpoint(port: u16) -> Endpoint {
+        format!("http://127.0.0.1:{port}").parse().unwrap()
+    }
+
+    fn record(n: u8) -> Signed<PeerRecord> {
+        let addr = ([127, 0, 0, 1], u16::from(n)).into();
+        let record = PeerRecord {
+            network: Genesis::open("test").unwrap().network_id(),
+            seq: 1,
+            issued: UnixMillis(1),
+            expires: UnixMillis(2),
+            addresses: vec![Address::ip(addr, Transport::Plaintext, AddressKind::Listen)],
+            services: Vec::new(),
+            homes: Vec::new(),
+            endorsements: Vec::new(),
+        };
+        Signed::sign(&record, &SecretKey::from_seed(&[n; 32])).unwrap()
+    }
+
+    fn order(table: &Table) -> Vec<Vec<u16>> {
+        let ports = |group: Vec<Choice>| group.iter().map(|choice| choice.endpoint.port()).collect();
+        table.choices().into_iter().map(ports).collect()
+    }
+
+    #[test]
+    fn those_that_list_one_another_are_one_backbone() {
+        let mut table = Table::new(&[endpoint(1), endpoint(2), endpoint(9)]);
+        assert_eq!(order(&table).len(), 3, "nothing is known yet");
+        table.list(&endpoint(1), &[record(1), record(2), record(3)]);
+        table.list(&endpoint(2), &[record(2), record(1)]);
+        table.list(&endpoint(9), &[record(9)]);
+        let mut groups = order(&table);
+        groups.iter_mut().for_each(|group| group.sort_unstable());
+        groups.sort();
+        assert_eq!(groups, [vec![1, 2, 3], vec![9]], "the learnt one that is configured is there once");
+    }
+
+    #[test]
+    fn the_quickest_is_asked_first_and_who_failed_or_was_overtaken_last() {
+        let mut table = Table::new(&[endpoint(1)]);
+        table.list(&endpoint(1), &[record(1), record(2), record(3)]);
+        let at = |n: u8| if n == 1 { endpoint(1) } else { endpoint(n.into()).pinned(record(n).peer_id()) };
+        for (n, ms) in [(1, 5), (2, 3), (3, 9)] {
+            table.answered(&at(n), Duration::from_millis(ms));
+        }
+        assert_eq!(order(&table), [[2, 1, 3]]);
+        table.overtaken(&at(2), Duration::from_millis(1));
+        assert_eq!(order(&table), [[2, 1, 3]], "its time was not over");
+        table.overtaken(&at(2), Duration::from_secs(1));
+        assert_eq!(order(&table), [[1, 3, 2]]);
+        table.failed(&at(1), "it is gone");
+        assert_eq!(order(&table), [[3, 2, 1]]);
+        table.answered(&at(1), Duration::from_millis(5));
+        assert_eq!(order(&table), [[1, 3, 2]]);
+    }
+
+    #[test]
+    fn of_many_that_were_learnt_only_some_are_asked_what_they_list() {
+        let mut table = Table::new(&[endpoint(1)]);
+        assert_eq!(table.due().len(), 1);
+        assert!(table.due().is_empty(), "it is being asked");
+        let all: Vec<_> = (1..=40).map(record).collect();
+        table.list(&endpoint(1), &all);
+        assert_eq!((table.due().len(), order(&table)[0].len()), (MAX_ASKED, 40));
+    }
+}
