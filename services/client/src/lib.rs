@@ -8,6 +8,7 @@
 //! - [`provider`]: the start of a program that provides a service.
 //! - [`config`]: the keys that the configurations of all programs share.
 
+mod backoff;
 pub mod config;
 pub mod conn;
 pub mod endpoint;

@@ -1,6 +1,6 @@
 //! The peer's side of `Connect`, up to the lease.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use crate::endpoint::Endpoint;
 
 /// Messages that may wait to be sent.
 const OUTBOX: usize = 16;
+/// The longest that a server may ask its peers to spread over, when they come back.
+const LONGEST_SPREAD: Duration = Duration::from_secs(600);
 /// Heartbeat intervals that a server may ask for; others are moved to the nearest.
 const HEARTBEAT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(300));
 
@@ -44,8 +46,18 @@ pub(super) struct Open {
     pub(super) heartbeat: Duration,
     pub(super) refresh_after: Duration,
     pub(super) rendezvous: Vec<Signed<PeerRecord>>,
-    /// Kept so that the connection lives as long as the session.
-    pub(super) _connection: Connection,
+    /// Over how long to come back if the session is lost.
+    pub(super) reconnect_spread: Duration,
+    /// An older session of this peer had to end.
+    pub(super) replaced: bool,
+    /// The connection lives as long as the session.
+    pub(super) connection: Connection,
+}
+
+/// The rendezvous of a backbone, the answering one first, and how many sessions each has.
+pub(super) struct Listed {
+    pub(super) records: Vec<Signed<PeerRecord>>,
+    pub(super) sessions: BTreeMap<PeerId, u64>,
 }
 
 /// Runs one step within the handshake's bound.
@@ -56,11 +68,22 @@ async fn within<T>(step: impl Future<Output = Result<T, Status>>) -> Result<T, S
     }
 }
 
-/// The rendezvous of the backbone behind a connection, the answering one first.
-pub(super) async fn backbone(connection: &Connection) -> Result<Vec<Signed<PeerRecord>>, Status> {
+/// The rendezvous of the backbone behind a connection.
+pub(super) async fn backbone(connection: &Connection) -> Result<Listed, Status> {
     let mut client = client(connection);
     let answer = within(client.list_rendezvous(wire::ListRendezvousRequest {})).await?.into_inner();
-    Ok(verified(answer.rendezvous.into_iter().filter_map(|r| r.record)))
+    let mut listed = Listed { records: Vec::new(), sessions: BTreeMap::new() };
+    for one in answer.rendezvous.into_iter().take(limits::MEMBERS) {
+        let Ok(record) = Signed::verify_field(one.record) else { continue };
+        listed.sessions.insert(record.peer_id(), one.sessions);
+        listed.records.push(record);
+    }
+    Ok(listed)
+}
+
+/// How long a server asks its peers to spread over when they come back; zero if it does not.
+pub(super) fn reconnect_spread(asked: Duration) -> Duration {
+    asked.min(LONGEST_SPREAD)
 }
 
 /// Records that verify; others are dropped, they prove nothing.
@@ -173,7 +196,9 @@ impl Greeted {
             refresh_after: duration_from_wire(lease.refresh_after.as_ref())
                 .clamp(Duration::from_secs(1), limits::RECORD_LIFETIME),
             rendezvous: verified(lease.rendezvous.into_iter()),
-            _connection: self.connection,
+            reconnect_spread: reconnect_spread(duration_from_wire(lease.reconnect_spread.as_ref())),
+            replaced: lease.replaced,
+            connection: self.connection,
         })
     }
 }

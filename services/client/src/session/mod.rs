@@ -1,15 +1,20 @@
 //! Keeps sessions with the rendezvous: one worker for each server, up to `max_homes` homes in each backbone, the own record signed
-//! anew whenever it changes or ages, jittered backoff, fail-over to rendezvous learnt from others.
+//! anew whenever it changes or ages.
+//!
+//! A home that is lost is replaced by the best of the others that are known, configured or learnt, by latency and load; when that
+//! may begin, the lost one said while it lived, so that the peers of a server that dies come back spread. A home that drains is
+//! replaced before it is left. What fails is tried again with jittered backoff.
 
 pub(crate) mod handshake;
 mod own;
 mod plan;
 mod standing;
+mod turns;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use p2psb_proto::model::peer::ServiceOffer;
 use p2psb_proto::model::{NetworkId, PeerId, PeerRecord, RecordError, Signed, UnixMillis, limits, record};
@@ -24,11 +29,15 @@ pub use standing::Unregistered;
 use crate::conn::Dialer;
 use crate::endpoint::Endpoint;
 use crate::identity::Identity;
+use handshake::Listed;
 use own::{OwnRecord, Seen};
 use plan::Plan;
+use turns::Turns;
 
 /// How many rendezvous are kept that no configuration names.
 const MAX_LEARNT: usize = 32;
+/// So long after the start those that were learnt give way to configured ones that have not answered yet.
+const CONFIGURED_FIRST: Duration = Duration::from_secs(2);
 
 /// What a session keeper needs.
 #[derive(Clone)]
@@ -84,6 +93,10 @@ pub struct SessionStatus {
     pub state: SessionState,
     /// This peer's address as the server sees it.
     pub observed: Option<std::net::SocketAddr>,
+    /// How long it took to answer when it was reached last.
+    pub latency: Option<Duration>,
+    /// How many sessions it has, as it or another rendezvous said last; 0 if that is not known.
+    pub sessions: u64,
 }
 
 /// Keeps the sessions until it is shut down or dropped.
@@ -104,11 +117,13 @@ struct Shared {
 
 struct State {
     plan: Plan,
+    turns: Turns,
     own: OwnRecord,
     sessions: BTreeMap<usize, SessionStatus>,
     /// Rendezvous that have a worker, by id once known.
     known: BTreeSet<PeerId>,
     learnt: usize,
+    started: Instant,
     next_number: usize,
     last_session_seq: u64,
 }
@@ -127,10 +142,12 @@ impl SessionKeeper {
         };
         let state = State {
             plan: Plan::new(config.max_homes),
+            turns: Turns::default(),
             own,
             sessions: BTreeMap::new(),
             known: config.rendezvous.iter().filter_map(Endpoint::pin).collect(),
             learnt: 0,
+            started: Instant::now(),
             next_number: 0,
             last_session_seq: 0,
         };
@@ -201,6 +218,8 @@ impl Shared {
                 server_id,
                 state: if configured { SessionState::Connecting } else { SessionState::Standby },
                 observed: None,
+                latency: None,
+                sessions: 0,
             };
             state.sessions.insert(number, status);
             number
@@ -231,6 +250,27 @@ impl Shared {
         }
     }
 
+    /// Takes note of the rendezvous that a server lists, and of how many sessions each has.
+    fn learn_listed(self: &Arc<Self>, listed: &Listed) {
+        {
+            let mut state = self.state.lock();
+            for status in state.sessions.values_mut() {
+                let told = status.server_id.and_then(|id| listed.sessions.get(&id));
+                status.sessions = told.copied().unwrap_or(status.sessions);
+            }
+        }
+        self.learn(&listed.records);
+    }
+
+    /// A rendezvous that was learnt from others answers no more: whoever names it again makes it known again.
+    fn forget(&self, number: usize) {
+        let mut state = self.state.lock();
+        if let Some(id) = state.sessions.remove(&number).and_then(|status| status.server_id) {
+            state.known.remove(&id);
+            state.learnt = state.learnt.saturating_sub(1);
+        }
+    }
+
     /// A server has proven who it is. A worker that learnt of it from others is no longer needed beside a configured one.
     fn proven(&self, number: usize, server: PeerId) {
         let mut state = self.state.lock();
@@ -239,6 +279,18 @@ impl Shared {
             let idle = |s: &SessionStatus| s.state == SessionState::Standby && s.server_id == Some(server);
             state.sessions.retain(|_, s| s.configured || !idle(s));
         }
+    }
+
+    /// A home is about to be left: another one may take its place. It stays in the record until it is left.
+    fn retire(&self, server: &PeerId) {
+        self.state.lock().plan.leave(server);
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    /// Whether a backbone has room for a home, and somebody who may become it.
+    fn is_filling(&self, backbone: &BTreeSet<PeerId>) -> bool {
+        let state = self.state.lock();
+        state.plan.room(None, backbone) > 0 && state.turns.any(backbone)
     }
 
     fn set(&self, number: usize, change: impl FnOnce(&mut SessionStatus)) {
@@ -313,11 +365,13 @@ impl Shared {
         state.last_session_seq = record::next_seq(state.last_session_seq, now());
         state.last_session_seq
     }
+}
 
-    /// Whether a configured rendezvous is still being tried for the first time or again.
+impl State {
+    /// Whether a configured rendezvous may still become a home before those that were learnt.
     fn configured_pending(&self) -> bool {
         let pending = |s: &SessionStatus| s.configured && s.state == SessionState::Connecting;
-        self.state.lock().sessions.values().any(pending)
+        self.started.elapsed() < CONFIGURED_FIRST && self.sessions.values().any(pending)
     }
 }
 

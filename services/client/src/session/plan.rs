@@ -18,17 +18,20 @@ impl Plan {
         Self { max_homes: max_homes.max(1), homes: BTreeMap::new() }
     }
 
-    /// Whether `server`, which lists `backbone`, may become a home now.
-    pub(crate) fn has_room(&self, server: &PeerId, backbone: &BTreeSet<PeerId>) -> bool {
-        let related = |(home, theirs): &(&PeerId, &BTreeSet<PeerId>)| {
-            backbone.contains(home) || theirs.contains(server) || !theirs.is_disjoint(backbone)
-        };
-        !self.homes.contains_key(server) && self.homes.iter().filter(related).count() < self.max_homes
+    /// How many homes more the backbone of a server has room for; `server`, if it is known, lists `backbone`. None for a server that is
+    /// a home already.
+    pub(crate) fn room(&self, server: Option<&PeerId>, backbone: &BTreeSet<PeerId>) -> usize {
+        if server.is_some_and(|server| self.homes.contains_key(server)) {
+            return 0;
+        }
+        let beside =
+            |(home, theirs): &(&PeerId, &BTreeSet<PeerId>)| related((Some(home), theirs), (server, backbone));
+        self.max_homes.saturating_sub(self.homes.iter().filter(beside).count())
     }
 
     /// Makes `server` a home if there is room.
     pub(crate) fn join(&mut self, server: PeerId, backbone: BTreeSet<PeerId>) -> bool {
-        let room = self.has_room(&server, &backbone);
+        let room = self.room(Some(&server), &backbone) > 0;
         if room {
             self.homes.insert(server, backbone);
         }
@@ -44,6 +47,15 @@ impl Plan {
     pub(crate) fn homes(&self) -> impl Iterator<Item = PeerId> + '_ {
         self.homes.keys().copied()
     }
+}
+
+/// Whether two servers, each with the backbone it lists, belong to one backbone.
+pub(super) fn related(
+    (one, theirs): (Option<&PeerId>, &BTreeSet<PeerId>),
+    (other, others): (Option<&PeerId>, &BTreeSet<PeerId>),
+) -> bool {
+    let lists = |all: &BTreeSet<PeerId>, server: Option<&PeerId>| server.is_some_and(|id| all.contains(id));
+    lists(others, one) || lists(theirs, other) || !theirs.is_disjoint(others)
 }
 
 #[cfg(test)]
@@ -69,6 +81,9 @@ mod tests {
         plan.leave(&id(1));
         assert!(plan.join(id(3), ids(&[1, 2, 3])));
         assert_eq!(plan.homes().collect::<Vec<_>>(), [id(2), id(3)]);
+        assert_eq!(plan.room(Some(&id(1)), &ids(&[1, 2, 3])), 0);
+        plan.leave(&id(3));
+        assert_eq!(plan.room(None, &ids(&[1, 2, 3])), 1);
     }
 
     #[test]

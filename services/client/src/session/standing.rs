@@ -58,6 +58,8 @@ mod tests {
             server_id: None,
             state,
             observed: None,
+            latency: None,
+            sessions: 0,
         }
     }
 

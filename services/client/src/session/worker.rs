@@ -16,11 +16,21 @@ use tonic::Status;
 
 use super::handshake::{self, Open};
 use super::own::Seen;
+use super::turns::{Candidate, HEAD_START, cost};
 use super::{SessionState, Shared, now};
+use crate::backoff::Backoff;
+use crate::conn::Connection;
 use crate::endpoint::Endpoint;
 
-/// First pause after a failure, and the longest.
+/// The shortest pause after a failure, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// The longest pause that a server may ask for, and the longest time it may take to drain.
+const LONGEST_ASKED: Duration = Duration::from_secs(600);
+const LONGEST_DRAIN: Duration = Duration::from_secs(600);
+/// How long another home may take to be opened before one that drains is left without it.
+const HANDOVER: Duration = Duration::from_secs(2);
+/// A rendezvous that was learnt from others is forgotten after so many failures one after the other.
+const FORGOTTEN_AFTER: u32 = 6;
 /// A peer that was replaced by a newer session of its own does not come back by itself for this long.
 const REPLACED_PAUSE: Duration = Duration::from_secs(60);
 /// A standby looks again this often even if nothing seems to have changed.
@@ -44,14 +54,14 @@ pub(super) struct Worker {
 
 /// How an attempt ended.
 enum End {
-    /// The session was open, and ended.
-    Lost(Status),
+    /// The session was open, and ended; others like it come back over the spread.
+    Lost { status: Status, spread: Duration },
     /// It could not be opened.
     Failed(Status),
     /// No room for another home.
     Standby,
-    /// The server drains: not before this.
-    Drained(Duration),
+    /// The server drains, and was left.
+    Drained,
     /// This peer is shutting down.
     Stopped,
 }
@@ -59,54 +69,59 @@ enum End {
 impl Worker {
     pub(super) async fn run(mut self) {
         let stop = self.shared.stop.clone();
-        let mut failures = 0;
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        let (mut failures, mut waits) = (0, !self.configured);
         while !stop.is_cancelled() {
-            if !self.configured && !self.wait_for_room().await {
-                return;
+            if waits && !self.wait_for_turn().await {
+                break;
             }
+            waits = !self.configured;
             self.shared.set(self.number, |s| s.state = SessionState::Connecting);
             let opened = tokio::select! {
                 opened = self.open() => opened,
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
             };
-            let began = Instant::now();
-            let end = match opened {
-                Ok((open, record, _home)) => self.keep(open, &record).await,
-                Err(end) => end,
+            self.end_turn();
+            let (end, home, held) = match opened {
+                Err(end) => (end, None, Duration::ZERO),
+                Ok((open, record, home)) => {
+                    let began = Instant::now();
+                    (self.keep(open, &record).await, Some(home), began.elapsed())
+                }
             };
+            failures = if matches!(end, End::Failed(_)) { failures + 1 } else { 0 };
+            if held >= HELD {
+                backoff.reset();
+            }
             match end {
-                End::Stopped => return,
+                End::Stopped => break,
                 End::Standby => {
-                    failures = 0;
                     self.shared.set(self.number, |s| s.state = SessionState::Standby);
-                    if !self.wait_for_room().await {
-                        return;
-                    }
+                    waits = true;
                 }
-                End::Drained(pause) => self.pause("the server is draining", pause).await,
-                End::Lost(status) => {
+                End::Drained => {
+                    drop(home);
+                    self.pause("the server is draining", backoff.next(fastrand::f64())).await;
+                }
+                End::Lost { status, .. } if is_replaced(&status) => {
+                    drop(home);
+                    self.pause(status.message(), REPLACED_PAUSE).await;
+                }
+                End::Lost { status, spread } => {
                     // A server that lets everybody in and closes at once must not be dialed in a tight circle.
-                    failures = if began.elapsed() >= HELD { 0 } else { failures + 1 };
-                    self.pause(status.message(), self.backoff(&status, failures)).await;
+                    let least = if held >= HELD { Duration::ZERO } else { backoff.next(fastrand::f64()) };
+                    self.pause(status.message(), spread.mul_f64(fastrand::f64()).max(least)).await;
+                    // Until now nobody takes its place: that others are to come later counts for all of them.
+                    drop(home);
                 }
-                End::Failed(status) => {
-                    self.pause(status.message(), self.backoff(&status, failures)).await;
-                    failures += 1;
-                    // The next address of the same server.
-                    self.endpoints.rotate_left(1);
+                End::Failed(_) if !self.configured && failures >= FORGOTTEN_AFTER => {
+                    self.shared.forget(self.number);
+                    break;
                 }
+                End::Failed(status) => self.pause(status.message(), pause_after(&status, &mut backoff)).await,
             }
         }
-    }
-
-    fn backoff(&self, status: &Status, failures: u32) -> Duration {
-        if error::reason_of(status) == Some(Reason::SessionReplaced) {
-            return REPLACED_PAUSE;
-        }
-        let (first, longest) = BACKOFF;
-        let pause = first.saturating_mul(1 << failures.min(10)).min(longest);
-        let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-        error::retry_after_of(status).map_or(jittered, |asked| asked.max(jittered).min(longest * 10))
+        self.end_turn();
     }
 
     async fn pause(&self, error: &str, pause: Duration) {
@@ -120,39 +135,61 @@ impl Worker {
         }
     }
 
+    /// Others may have theirs; they look when the state of this one changes.
+    fn end_turn(&self) {
+        self.shared.state.lock().turns.end(self.number);
+    }
+
     fn target(&self) -> String {
         self.endpoints.first().map(Endpoint::url).unwrap_or_default()
     }
 
-    /// Waits until this server may become a home. `false` when shutting down.
-    async fn wait_for_room(&self) -> bool {
+    /// Waits until this server is the next that may become a home. `false` when shutting down.
+    async fn wait_for_turn(&self) -> bool {
         let mut changes = self.shared.changes.subscribe();
+        let chance = fastrand::f64();
         loop {
-            let Some(status) = self.shared.state.lock().sessions.get(&self.number).cloned() else {
-                // A configured worker turned out to be for the same server.
-                return false;
+            let looks_again = match self.turn(chance) {
+                None => return false,
+                Some(Turn::Mine) => return true,
+                Some(Turn::Anothers) => HEAD_START,
+                Some(Turn::Nobodys) => STANDBY_CHECK,
             };
-            let id = status.server_id;
-            let room = id.is_none_or(|id| self.shared.state.lock().plan.has_room(&id, &self.backbone));
-            if room && (self.configured || !self.shared.configured_pending()) {
-                return true;
-            }
             tokio::select! {
                 _ = changes.changed() => {}
-                () = tokio::time::sleep(STANDBY_CHECK) => {}
+                () = tokio::time::sleep(looks_again) => {}
                 () = self.shared.stop.cancelled() => return false,
             }
         }
     }
 
+    /// Whose turn it is; `None` if a configured worker turned out to be for the same server.
+    fn turn(&self, chance: f64) -> Option<Turn> {
+        let mut state = self.shared.state.lock();
+        let first_others = !self.configured && state.configured_pending();
+        let status = state.sessions.get(&self.number)?;
+        let (server, cost) = (status.server_id, cost(status.latency, status.sessions, chance));
+        if first_others {
+            return Some(Turn::Anothers);
+        }
+        let room = state.plan.room(server.as_ref(), &self.backbone);
+        let backbone = self.backbone.clone();
+        state.turns.wait(self.number, Candidate { server, backbone, cost });
+        if room == 0 {
+            return Some(Turn::Nobodys);
+        }
+        let is_mine = state.turns.begin(self.number, room, Instant::now());
+        Some(if is_mine { Turn::Mine } else { Turn::Anothers })
+    }
+
     /// Opens a session, if this server may become a home. The guard makes it one until it is dropped.
     async fn open(&mut self) -> Result<(Open, Signed<PeerRecord>, Home), End> {
-        let endpoint = self.endpoints.first().cloned().ok_or(End::Stopped)?;
         let shared = Arc::clone(&self.shared);
-        let connection =
-            shared.config.dialer.dial_unproven(&endpoint).await.map_err(|e| End::Failed(e.into()))?;
-        let backbone = handshake::backbone(&connection).await.map_err(End::Failed)?;
-        self.backbone = handshake::ids(&backbone);
+        let (connection, endpoint) = self.dial().await?;
+        let asked = Instant::now();
+        let listed = handshake::backbone(&connection).await.map_err(End::Failed)?;
+        let latency = asked.elapsed();
+        self.backbone = handshake::ids(&listed.records);
         let seq = shared.next_session_seq();
         let config = &shared.config;
         let (network, peer) = (config.network, config.identity.peer_id());
@@ -162,9 +199,11 @@ impl Worker {
         let server = greeted.server;
         self.backbone.insert(server);
         shared.proven(self.number, server);
-        shared.set(self.number, |s| (s.server_id, s.observed) = (Some(server), greeted.observed));
+        shared.set(self.number, |s| {
+            (s.server_id, s.observed, s.latency) = (Some(server), greeted.observed, Some(latency));
+        });
         // Only now, so that the server itself is not taken for another one to learn.
-        shared.learn(&backbone);
+        shared.learn_listed(&listed);
         let seen = Seen { local: greeted.local, observed: greeted.observed.map(|a| a.ip()) };
         let record = shared
             .join(server, self.backbone.clone(), seen)
@@ -178,6 +217,20 @@ impl Worker {
                 Err(End::Failed(status))
             }
         }
+    }
+
+    /// The first of its addresses to answer, which comes first from now on.
+    async fn dial(&mut self) -> Result<(Connection, Endpoint), End> {
+        let mut failed = End::Stopped;
+        for _ in 0..self.endpoints.len() {
+            let Some(endpoint) = self.endpoints.first().cloned() else { break };
+            match self.shared.config.dialer.dial_unproven(&endpoint).await {
+                Ok(connection) => return Ok((connection, endpoint)),
+                Err(error) => failed = End::Failed(error.into()),
+            }
+            self.endpoints.rotate_left(1);
+        }
+        Err(failed)
     }
 
     /// A server that holds a newer record of this peer says so, and the next attempt signs past it.
@@ -199,37 +252,31 @@ impl Worker {
     /// Keeps an open session until it ends.
     async fn keep(&self, mut open: Open, sent: &Signed<PeerRecord>) -> End {
         tracing::info!(endpoint = %self.target(), "session open");
+        if open.replaced {
+            tracing::info!(endpoint = %self.target(), "an older session of this peer ended for this one; if that happens again and again, its key is used twice");
+        }
         self.shared.set(self.number, |s| s.state = SessionState::Online);
         self.shared.learn(&open.rendezvous);
         let mut records = self.shared.record.subscribe();
         let mut sent_seq = sent.value().seq;
         let mut next_record = Instant::now() + RECORD_SPACING;
-        let mut refresh_at = Instant::now() + open.refresh_after;
         let mut beat = tokio::time::interval_at(Instant::now() + open.heartbeat, open.heartbeat);
-        let (mut beats, mut acked) = (0u64, 0u64);
+        let mut course = Course::of(&open);
         loop {
             let seq_of = |r: &Option<Signed<PeerRecord>>| r.as_ref().map_or(0, |r| r.value().seq);
             let has_newer = seq_of(&records.borrow_and_update()) > sent_seq;
             tokio::select! {
                 message = handshake::next(&mut open.down) => match message {
-                    Ok(Some(Down::HeartbeatAck(ack))) => acked = acked.max(ack.number.min(beats)),
-                    Ok(Some(Down::RecordResult(result))) => {
-                        if let Some(after) = self.record_result(&result) {
-                            refresh_at = Instant::now() + after;
-                        }
-                    }
-                    Ok(Some(Down::Drain(drain))) => return self.drained(&drain),
-                    Ok(Some(Down::Hello(_) | Down::Lease(_))) => {}
-                    Ok(None) => return End::Lost(Status::unavailable("the server closed the session")),
-                    Err(status) => return End::Lost(status),
+                    Ok(Some(message)) => self.hear(message, &mut course),
+                    Ok(None) => return course.lost(Status::unavailable("the server closed the session")),
+                    Err(status) => return course.lost(status),
                 },
                 _ = beat.tick() => {
-                    if beats >= acked + 2 {
-                        return End::Lost(Status::unavailable("the server answers no heartbeats"));
-                    }
-                    beats += 1;
-                    if let Err(status) = handshake::send(&open.up, Up::Heartbeat(wire::Heartbeat { number: beats })).await {
-                        return End::Lost(status);
+                    let Some(number) = course.next_beat() else {
+                        return course.lost(Status::unavailable("the server answers no heartbeats"));
+                    };
+                    if let Err(status) = handshake::send(&open.up, Up::Heartbeat(wire::Heartbeat { number })).await {
+                        return course.lost(status);
                     }
                 }
                 () = sleep_until(next_record), if has_newer => {
@@ -239,20 +286,68 @@ impl Worker {
                         sent_seq = record.value().seq;
                         next_record = Instant::now() + RECORD_SPACING;
                         if let Err(status) = handshake::send(&open.up, Up::Record(record.to_wire())).await {
-                            return End::Lost(status);
+                            return course.lost(status);
                         }
                     }
                 }
                 changed = records.changed(), if !has_newer => if changed.is_err() { return End::Stopped },
-                () = sleep_until(refresh_at) => {
+                () = sleep_until(course.refresh_at) => {
                     self.shared.sign_anew(0);
-                    refresh_at = Instant::now() + open.refresh_after;
+                    self.look_around(&open.connection);
+                    course.refresh_at = Instant::now() + open.refresh_after;
+                }
+                () = sleep_until(course.leave_at.unwrap_or(course.refresh_at)), if course.leave_at.is_some() => {
+                    self.hand_over().await;
+                    close(open, None).await;
+                    return End::Drained;
                 }
                 () = self.shared.stop.cancelled() => {
-                    goodbye(open).await;
+                    close(open, Some(Up::Goodbye(wire::Goodbye::default()))).await;
                     return End::Stopped;
                 }
             }
+        }
+    }
+
+    fn hear(&self, message: Down, course: &mut Course) {
+        match message {
+            Down::HeartbeatAck(ack) => {
+                course.acked = course.acked.max(ack.number.min(course.beats));
+                if let Some(spread) = ack.reconnect_spread.as_ref() {
+                    course.spread = handshake::reconnect_spread(duration_from_wire(Some(spread)));
+                }
+            }
+            Down::RecordResult(result) => {
+                if let Some(after) = self.record_result(&result) {
+                    course.refresh_at = Instant::now() + after;
+                }
+            }
+            Down::Drain(drain) => course.leave_at = Some(Instant::now() + self.drained(&drain)),
+            Down::Hello(_) | Down::Lease(_) => {}
+        }
+    }
+
+    /// Asks anew who is in the backbone and how many sessions each has, beside everything else.
+    fn look_around(&self, connection: &Connection) {
+        let (shared, connection) = (Arc::clone(&self.shared), connection.clone());
+        self.shared.tasks.spawn(async move {
+            if let Ok(listed) = handshake::backbone(&connection).await {
+                shared.learn_listed(&listed);
+            }
+        });
+    }
+
+    /// Lets another rendezvous become a home in the place of this one, if there is one; not for ever.
+    async fn hand_over(&self) {
+        let server = self.shared.state.lock().sessions.get(&self.number).and_then(|s| s.server_id);
+        let Some(server) = server else { return };
+        let mut changes = self.shared.changes.subscribe();
+        self.shared.retire(&server);
+        let filled =
+            async { while self.shared.is_filling(&self.backbone) && changes.changed().await.is_ok() {} };
+        tokio::select! {
+            _ = timeout(HANDOVER, filled) => {}
+            () = self.shared.stop.cancelled() => {}
         }
     }
 
@@ -272,7 +367,8 @@ impl Worker {
         None
     }
 
-    fn drained(&self, drain: &wire::Drain) -> End {
+    /// Returns after how long to leave.
+    fn drained(&self, drain: &wire::Drain) -> Duration {
         let others: Vec<_> = drain
             .alternatives
             .iter()
@@ -281,14 +377,74 @@ impl Worker {
             .filter(|r| r.value().expires > now())
             .collect();
         self.shared.learn(&others);
-        End::Drained(duration_from_wire(drain.reconnect_in.as_ref()).clamp(BACKOFF.0, BACKOFF.1 * 10))
+        let leave_in = duration_from_wire(drain.reconnect_in.as_ref()).min(LONGEST_DRAIN);
+        tracing::info!(endpoint = %self.target(), ?leave_in, "the server is draining");
+        leave_in
     }
 }
 
-/// Says goodbye and lets the server end the stream, so that it knows at once.
-async fn goodbye(mut open: Open) {
+/// Whose turn it is to become a home.
+enum Turn {
+    Mine,
+    /// There may be room, and others come first.
+    Anothers,
+    /// There is no room.
+    Nobodys,
+}
+
+/// What an open session has come to.
+struct Course {
+    beats: u64,
+    acked: u64,
+    /// When the record is signed anew.
+    refresh_at: Instant,
+    /// Over how long to come back if the session is lost.
+    spread: Duration,
+    /// When to leave a server that drains.
+    leave_at: Option<Instant>,
+}
+
+impl Course {
+    fn of(open: &Open) -> Self {
+        let refresh_at = Instant::now() + open.refresh_after;
+        Self { beats: 0, acked: 0, refresh_at, spread: open.reconnect_spread, leave_at: None }
+    }
+
+    /// The number of the next heartbeat; `None` if the last ones were not answered.
+    const fn next_beat(&mut self) -> Option<u64> {
+        if self.beats >= self.acked + 2 {
+            return None;
+        }
+        self.beats += 1;
+        Some(self.beats)
+    }
+
+    const fn lost(&self, status: Status) -> End {
+        End::Lost { status, spread: self.spread }
+    }
+}
+
+/// Whether a newer session of this peer took the place of this one.
+fn is_replaced(status: &Status) -> bool {
+    error::reason_of(status) == Some(Reason::SessionReplaced)
+}
+
+/// How long to wait after a refusal or a failure.
+fn pause_after(status: &Status, backoff: &mut Backoff) -> Duration {
+    let chance = fastrand::f64();
+    match error::retry_after_of(status) {
+        _ if is_replaced(status) => REPLACED_PAUSE,
+        Some(asked) => backoff.at_least(asked.min(LONGEST_ASKED), chance),
+        None => backoff.next(chance),
+    }
+}
+
+/// Says the last word, if there is one, and lets the server end the stream, so that it knows at once.
+async fn close(mut open: Open, last_word: Option<Up>) {
     let farewell = async {
-        handshake::send(&open.up, Up::Goodbye(wire::Goodbye::default())).await?;
+        if let Some(last_word) = last_word {
+            handshake::send(&open.up, last_word).await?;
+        }
         drop(open.up);
         while handshake::next(&mut open.down).await?.is_some() {}
         Ok::<(), Status>(())

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Status, Streaming};
 
+use crate::backoff::Backoff;
 use crate::endpoint::Endpoint;
 use crate::identity::Identity;
 use crate::locator::{Client, Locator};
@@ -24,7 +25,7 @@ const SILENCE: Duration = Duration::from_secs(15);
 const OPEN: Duration = Duration::from_secs(5);
 /// A stream that lasted so long was a good one.
 const HELD: Duration = Duration::from_secs(10);
-/// The first pause after all rendezvous were tried, and the longest.
+/// The shortest pause after all rendezvous were tried, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
 /// What a follower hears.
@@ -52,7 +53,7 @@ type Said = mpsc::Sender<(usize, Heard)>;
 impl Follower {
     /// Follows until nobody listens.
     pub(super) async fn run(mut self, said: Said) {
-        let mut rounds = 0;
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         loop {
             let mut failures = Vec::new();
             for endpoint in self.locator.backbone_of(&self.anchor) {
@@ -63,7 +64,7 @@ impl Follower {
                 failures.push(format!("{}: {}", endpoint.url(), status.message()));
                 if began.elapsed() >= HELD {
                     // The order may be another one by now.
-                    rounds = 0;
+                    backoff.reset();
                     failures.clear();
                     break;
                 }
@@ -75,10 +76,7 @@ impl Follower {
             if said.send((self.number, lost)).await.is_err() {
                 return;
             }
-            let (first, longest) = BACKOFF;
-            let pause = first.saturating_mul(1 << rounds.min(10)).min(longest);
-            rounds += 1;
-            sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            sleep(backoff.next(fastrand::f64())).await;
         }
     }
 
