@@ -18,6 +18,7 @@ mod liars;
 mod refusals;
 mod repair;
 mod restarts;
+mod restarts_rolling;
 mod sharing;
 mod stage;
 mod startup;

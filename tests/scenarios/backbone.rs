@@ -23,7 +23,7 @@ async fn state(at: &Endpoint, peer: &PeerId) -> Option<PresenceState> {
     locate(at, peer).await.ok().map(|located| located.presence.state)
 }
 
-async fn meshed(backbone: &Backbone) {
+pub(crate) async fn meshed(backbone: &Backbone) {
     let all = backbone.endpoints.len();
     for at in &backbone.endpoints {
         eventually!("every member has a link to every other", listed(at).await == all);

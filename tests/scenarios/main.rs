@@ -8,6 +8,7 @@ mod agents;
 mod backbone;
 mod catalogue;
 mod discovery;
+mod homes;
 mod leases;
 mod registration;
 mod sessions;

@@ -65,19 +65,35 @@ impl Peer {
         services: Vec<ServiceOffer>,
         listen: Option<SocketAddr>,
     ) -> Result<Self> {
+        let reachability = Reachability { listen, transport: Transport::Tls, advertise: Vec::new() };
+        let config = Self::config(identity, rendezvous)?;
+        Ok(Self::start_by(SessionConfig { services, reachability, record_ttl, ..config }))
+    }
+
+    /// A new peer that has so many homes in each backbone and not three.
+    pub fn start_with_homes(max_homes: usize, rendezvous: &[Endpoint]) -> Result<Self> {
+        let config = Self::config(Identity::ephemeral().context("making a key")?, rendezvous)?;
+        Ok(Self::start_by(SessionConfig { max_homes, ..config }))
+    }
+
+    fn config(identity: Identity, rendezvous: &[Endpoint]) -> Result<SessionConfig> {
         let dialer = Dialer::new(Some(&identity), None).context("preparing TLS")?;
-        let sessions = SessionKeeper::start(SessionConfig {
+        Ok(SessionConfig {
             network: network()?,
-            identity: identity.clone(),
+            identity,
             software: "test/1".into(),
             rendezvous: rendezvous.to_vec(),
-            services,
-            reachability: Reachability { listen, transport: Transport::Tls, advertise: Vec::new() },
-            dialer: dialer.clone(),
+            services: Vec::new(),
+            reachability: Reachability { listen: None, transport: Transport::Tls, advertise: Vec::new() },
+            dialer,
             max_homes: 3,
-            record_ttl,
-        });
-        Ok(Self { identity, sessions, dialer })
+            record_ttl: RECORD_TTL,
+        })
+    }
+
+    fn start_by(config: SessionConfig) -> Self {
+        let (identity, dialer) = (config.identity.clone(), config.dialer.clone());
+        Self { identity, dialer, sessions: SessionKeeper::start(config) }
     }
 
     /// Its id.
