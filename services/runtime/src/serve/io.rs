@@ -120,9 +120,12 @@ struct Writing {
     is_blocked: bool,
     /// How many were not; it wraps.
     written: usize,
-    /// While something waits: how much had been written and taken when the clock was set. It is set anew only once it has run out.
-    clock: Option<((usize, usize), Pin<Box<Sleep>>)>,
+    /// While something waits. It is set anew only once it has run out.
+    clock: Option<Clock>,
 }
+
+/// How much had been written and taken when the clock was set, and the clock.
+type Clock = ((usize, usize), Pin<Box<Sleep>>);
 
 /// What a server does with each of its connections.
 pub(super) struct Guard {
