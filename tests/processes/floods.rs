@@ -56,7 +56,7 @@ async fn channel(from: &str, to: SocketAddr, window: u32) -> Channel {
 /// Whether a caller from there gets an answer to a small question.
 async fn is_served(from: &str, to: SocketAddr) -> bool {
     let nobody = PeerId::new(SecretKey::from_seed(&[9; 32]).public());
-    let request = LocateRequest { peer_id: nobody.to_wire(), ..LocateRequest::default() };
+    let request = LocateRequest { peer_id: nobody.to_wire() };
     let mut client = RendezvousServiceClient::new(channel(from, to, 1 << 16).await);
     let answer = tokio::time::timeout(PATIENCE, client.locate(request)).await.unwrap();
     answer.is_err_and(|status| reason_of(&status) == Some(Reason::PeerUnknown))
