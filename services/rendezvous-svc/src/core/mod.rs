@@ -11,6 +11,7 @@
 //!   whether it arrived; [`lookup`]: who is asked; [`interest`], [`homes`]: who listens, and until when a home is believed.
 //! - [`reconnect`]: when peers leave or come back, and where they are sent.
 //! - [`watch`], [`resume`]: who follows whom, what each has still to be told, and where it goes on.
+//! - [`public`]: which addresses lie on the open internet.
 //! - [`own`]: this server's own record. [`page`], [`union`]: how a long answer is continued, and made of several. [`snapshot`]:
 //!   what is taken along from one life to the next. [`seldom`]: what is not to flood the logs.
 
@@ -35,6 +36,7 @@ pub mod page;
 pub mod placement;
 pub mod places;
 pub mod presence;
+pub mod public;
 pub mod reconnect;
 pub mod resume;
 pub mod ring;
