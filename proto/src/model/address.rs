@@ -4,11 +4,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
+use prost::Message as _;
 
 use super::id::PeerId;
 use super::record::RecordError;
 use super::{excerpt, limits};
 use crate::wire::common::v1 as wire;
+use crate::wire::common::v1::SignedRecord;
 use crate::wire::common::v1::address::Host as WireHost;
 
 pub use crate::wire::common::v1::{AddressKind, Transport};
@@ -37,18 +39,22 @@ pub struct Address {
     pub kind: AddressKind,
     /// Lower is tried first within a kind.
     pub priority: u16,
+    /// With kind CONFIRMED, and only there: who reached it. Nothing is verified yet; see [`Address::believed`].
+    pub confirmation: Option<Box<SignedRecord>>,
 }
 
 impl Address {
     /// A plain address; an IPv4-mapped one becomes IPv4.
     #[must_use]
     pub fn ip(at: SocketAddr, transport: Transport, kind: AddressKind) -> Self {
-        Self { host: Host::Ip(at.ip().to_canonical()), port: at.port(), transport, kind, priority: 0 }
+        let host = Host::Ip(at.ip().to_canonical());
+        Self { host, port: at.port(), transport, kind, priority: 0, confirmation: None }
     }
 
     /// A DNS name.
     pub fn dns(name: &str, port: u16, transport: Transport, kind: AddressKind) -> Result<Self, RecordError> {
-        Ok(Self { host: Host::Dns(dns_name(name)?), port, transport, kind, priority: 0 })
+        let host = Host::Dns(dns_name(name)?);
+        Ok(Self { host, port, transport, kind, priority: 0, confirmation: None })
     }
 
     /// The socket address, if it is an IP.
@@ -88,10 +94,12 @@ impl Address {
             transport: self.transport as i32,
             kind: self.kind as i32,
             priority: self.priority.into(),
+            confirmation: self.confirmation.as_deref().cloned(),
         }
     }
 
-    fn parse(wire: wire::Address, may_relay: bool) -> Result<Self, RecordError> {
+    /// `is_outer`: not among the addresses of a relay.
+    fn parse(wire: wire::Address, is_outer: bool) -> Result<Self, RecordError> {
         let bad = |what: &str| RecordError::malformed(format!("address: {what}"));
         let relayed = matches!(wire.host, Some(WireHost::Relay(_)));
         let host = match wire.host.ok_or_else(|| bad("no host"))? {
@@ -102,7 +110,7 @@ impl Address {
                 Host::Ip(IpAddr::V6(Ipv6Addr::from(octets)).to_canonical())
             }
             WireHost::Dns(name) => Host::Dns(dns_name(&name)?),
-            WireHost::Relay(_) if !may_relay => return Err(bad("relay addresses do not nest")),
+            WireHost::Relay(_) if !is_outer => return Err(bad("relay addresses do not nest")),
             WireHost::Relay(relay) => {
                 let peer = PeerId::from_slice(&relay.peer_id).map_err(RecordError::malformed)?;
                 if relay.addresses.is_empty() || relay.addresses.len() > limits::RELAY_ADDRESSES {
@@ -120,7 +128,14 @@ impl Address {
             return Err(bad("port and transport are needed, except through a relay"));
         }
         let priority = u16::try_from(wire.priority).map_err(|_| bad("the priority is above 65535"))?;
-        Ok(Self { host, port, transport, kind, priority })
+        let confirmation = wire.confirmation.map(Box::new);
+        if confirmation.is_some() != (kind == AddressKind::Confirmed) || confirmation.is_some() && !is_outer {
+            return Err(bad("a confirmed one says who reached it, and no other does"));
+        }
+        if confirmation.as_ref().is_some_and(|record| record.encoded_len() > limits::CONFIRMATION_BYTES) {
+            return Err(bad("its confirmation is larger than 512 bytes"));
+        }
+        Ok(Self { host, port, transport, kind, priority, confirmation })
     }
 }
 
@@ -140,6 +155,7 @@ impl fmt::Display for Address {
             AddressKind::Listen => "listen",
             AddressKind::Mapped => "mapped",
             AddressKind::Observed => "observed",
+            AddressKind::Confirmed => "confirmed",
         };
         match (&self.host, self.authority()) {
             (_, Some(authority)) => write!(f, "{authority} ({kind})"),
@@ -178,6 +194,7 @@ mod tests {
             transport: Transport::Unspecified,
             kind: AddressKind::Unspecified,
             priority: 9,
+            confirmation: None,
         };
         let dns = Address::dns("Example.org.", 7400, Transport::Plaintext, AddressKind::Mapped).unwrap();
         for address in [at("127.0.0.1:80"), at("[::1]:65535"), dns, relay] {
@@ -197,7 +214,19 @@ mod tests {
             Some(WireHost::Relay(wire::RelayAddress { peer_id: Bytes::from_static(&[1; 33]), addresses }))
         };
         let nested = wire::Address { host: relay(vec![good.clone()]), port: 0, transport: 0, ..good.clone() };
+        let confirmed = wire::Address {
+            kind: AddressKind::Confirmed as i32,
+            confirmation: Some(SignedRecord::default()),
+            ..good.clone()
+        };
+        let large =
+            SignedRecord { payload: vec![0; limits::CONFIRMATION_BYTES].into(), ..SignedRecord::default() };
+        assert!(Address::try_from(confirmed.clone()).is_ok(), "whether it proves anything is asked later");
         for bad in [
+            wire::Address { confirmation: None, ..confirmed.clone() },
+            wire::Address { confirmation: Some(large), ..confirmed.clone() },
+            wire::Address { kind: AddressKind::Observed as i32, ..confirmed.clone() },
+            wire::Address { host: relay(vec![confirmed]), port: 0, transport: 0, ..good.clone() },
             wire::Address { host: None, ..good.clone() },
             wire::Address { port: 0, ..good.clone() },
             wire::Address { port: 65536, ..good.clone() },

@@ -6,7 +6,11 @@ use std::time::Duration;
 pub const PEER_RECORD_BYTES: usize = 4 * 1024;
 /// Largest encoded record of any other type, in bytes.
 pub const RECORD_BYTES: usize = 64 * 1024;
-/// Longest life of a peer record or host lease.
+/// Largest encoded confirmation of an address, in bytes: a peer record holds two.
+pub const CONFIRMATION_BYTES: usize = 512;
+/// Confirmed addresses in a peer record: one for IPv4, one for IPv6.
+pub const CONFIRMATIONS: usize = 2;
+/// Longest life of a peer record, host lease or address confirmation.
 pub const RECORD_LIFETIME: Duration = Duration::from_secs(2 * 60 * 60);
 /// How far clocks may differ, and how far a `seq` may be ahead.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod chunking;
+pub mod confirmation;
 pub mod digest;
 pub mod hello;
 pub mod host;
@@ -24,6 +25,7 @@ pub mod requirement;
 pub mod time;
 
 pub use address::{Address, AddressKind, Host, Transport};
+pub use confirmation::AddressConfirmation;
 pub use digest::Digest;
 pub use host::{HostClaim, HostLease};
 pub use id::{PeerId, PublisherId};

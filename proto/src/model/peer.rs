@@ -99,15 +99,19 @@ impl Payload for PeerRecord {
         let expires = time(wire.expire_time.as_ref(), "expire_time")?;
         check_lifetime(issued, expires)?;
         let peer = |bytes: &[u8]| PeerId::from_slice(bytes).map_err(RecordError::malformed);
+        let addresses: Vec<_> = bounded_list(wire.addresses, limits::ADDRESSES, "addresses")?
+            .into_iter()
+            .map(Address::try_from)
+            .collect::<Result<_, _>>()?;
+        if addresses.iter().filter(|one| one.confirmation.is_some()).count() > limits::CONFIRMATIONS {
+            return Err(RecordError::malformed("at most 2 addresses can be confirmed ones"));
+        }
         Ok(Self {
             network: NetworkId::from_slice(&wire.network_id).map_err(RecordError::malformed)?,
             seq: wire.seq,
             issued,
             expires,
-            addresses: bounded_list(wire.addresses, limits::ADDRESSES, "addresses")?
-                .into_iter()
-                .map(Address::try_from)
-                .collect::<Result<_, _>>()?,
+            addresses,
             services: bounded_list(wire.services, limits::SERVICES, "services")?
                 .into_iter()
                 .map(ServiceOffer::try_from)

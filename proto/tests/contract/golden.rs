@@ -82,6 +82,8 @@ fn every_record_type_is_signed_as_ever() {
     let mut golden = Golden::open();
     check_record(&mut golden, "peer", &values::peer(), 1);
     check_record(&mut golden, "peer-small", &values::small_peer(), 1);
+    check_record(&mut golden, "peer-confirmed", &values::confirmed_peer(), 1);
+    check_record(&mut golden, "address-confirmation", &values::confirmation(), 4);
     check_record(&mut golden, "peer-withdrawal", &values::withdrawal(), 1);
     check_record(&mut golden, "package-entry-release", &values::release(), 2);
     check_record(&mut golden, "package-entry-yank", &values::yank(), 2);

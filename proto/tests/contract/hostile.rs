@@ -9,8 +9,8 @@ use p2psb_proto::model::publisher::{Delegation, PackageHead, Succession};
 use p2psb_proto::model::record::{Payload, Signed};
 use p2psb_proto::model::release::parse_version;
 use p2psb_proto::model::{
-    Address, Digest, HostClaim, HostLease, NetworkId, PackageEntry, PackageName, PeerId, PeerRecord,
-    PeerStatement, PeerWithdrawal, PublisherId, ServiceName, UnixMillis,
+    Address, AddressConfirmation, Digest, HostClaim, HostLease, NetworkId, PackageEntry, PackageName, PeerId,
+    PeerRecord, PeerStatement, PeerWithdrawal, PublisherId, ServiceName, UnixMillis,
 };
 use p2psb_proto::wire::common::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::ChallengeProof;
@@ -30,6 +30,7 @@ fn verify_as_anything(record: &wire::SignedRecord) {
     let _ = Signed::<HostLease>::verify(record.clone());
     let _ = Signed::<Delegation>::verify(record.clone());
     let _ = Signed::<Succession>::verify(record.clone());
+    let _ = Signed::<AddressConfirmation>::verify(record.clone());
 }
 
 /// Parses a payload as its type would be after the signature was found right, and asks what can be asked of the value.
@@ -47,6 +48,7 @@ fn parse_as_anything(payload: &[u8]) {
         let _ = record.check(&network, NOW);
         for address in &record.addresses {
             let _ = (address.to_string(), address.authority(), address.socket_addr());
+            let _ = address.believed(&values::confirmation().peer, &network, NOW, |_| true);
         }
     }
     if let Some(withdrawal) = parse::<PeerWithdrawal>(payload) {
@@ -57,6 +59,9 @@ fn parse_as_anything(payload: &[u8]) {
     }
     if let Some(lease) = parse::<HostLease>(payload) {
         let _ = lease.check(&network, NOW);
+    }
+    if let Some(confirmation) = parse::<AddressConfirmation>(payload) {
+        let _ = confirmation.check(&network, NOW);
     }
     let _ = parse::<PackageEntry>(payload);
     let _ = parse::<PackageHead>(payload);
@@ -84,6 +89,8 @@ fn payloads() -> Vec<Vec<u8>> {
     vec![
         of(&values::peer()),
         of(&values::small_peer()),
+        of(&values::confirmed_peer()),
+        of(&values::confirmation()),
         of(&values::withdrawal()),
         of(&values::release()),
         of(&values::yank()),

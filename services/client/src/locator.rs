@@ -6,6 +6,7 @@
 //!
 //! Rendezvous are those of the configuration and those that they list. Endorsements count only from configured ones.
 
+mod confirmed;
 mod endorsed;
 mod hedge;
 mod known;

@@ -4,8 +4,9 @@ use p2psb_proto::model::peer::{Endorsement, ServiceOffer};
 use p2psb_proto::model::proof::Transcript;
 use p2psb_proto::model::publisher::{Delegation, PackageHead, Succession};
 use p2psb_proto::model::{
-    Action, Address, AddressKind, Digest, Genesis, Host, HostClaim, HostLease, NetworkId, PackageEntry,
-    PeerId, PeerRecord, PeerWithdrawal, PublisherId, Release, Transport, UnixMillis,
+    Action, Address, AddressConfirmation, AddressKind, Digest, Genesis, Host, HostClaim, HostLease,
+    NetworkId, PackageEntry, PeerId, PeerRecord, PeerWithdrawal, PublisherId, Release, Signed, Transport,
+    UnixMillis,
 };
 
 use super::key;
@@ -40,6 +41,7 @@ pub(crate) fn peer() -> PeerRecord {
         transport: Transport::Unspecified,
         kind: AddressKind::Unspecified,
         priority: 9,
+        confirmation: None,
     };
     PeerRecord {
         network: network(),
@@ -70,6 +72,23 @@ pub(crate) fn small_peer() -> PeerRecord {
         endorsements: Vec::new(),
         ..peer()
     }
+}
+
+/// A rendezvous reached the ordinary peer.
+pub(crate) fn confirmation() -> AddressConfirmation {
+    AddressConfirmation {
+        network: network(),
+        peer: peer_id(1),
+        at: "203.0.113.7:7430".parse().unwrap(),
+        issued: UnixMillis(ISSUED.0 / 1000 * 1000),
+        expires: UnixMillis(EXPIRES.0 / 1000 * 1000),
+    }
+}
+
+/// The ordinary peer, which another rendezvous than its home has reached.
+pub(crate) fn confirmed_peer() -> PeerRecord {
+    let confirmed = Signed::sign(&confirmation(), &key(4)).unwrap().to_address();
+    PeerRecord { addresses: vec![confirmed], ..small_peer() }
 }
 
 pub(crate) fn withdrawal() -> PeerWithdrawal {

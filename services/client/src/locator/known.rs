@@ -159,6 +159,11 @@ impl Table {
         self.known.get(endpoint).is_some_and(Known::is_doubtful)
     }
 
+    /// Whether anybody lists it as a rendezvous of its backbone.
+    pub(super) fn is_member(&self, id: &PeerId) -> bool {
+        self.known.values().any(|known| known.backbone.contains(id))
+    }
+
     /// By backbone, in each the quickest first, and last those in doubt.
     pub(super) fn choices(&self) -> Vec<Vec<Choice>> {
         let choices = |group: &Vec<Endpoint>| {

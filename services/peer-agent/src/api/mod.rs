@@ -132,9 +132,9 @@ impl AgentService for Agent {
                 return Err(Failure::new(Reason::NoRendezvous, problem).into_status());
             }
         };
-        let addresses = dial_order(&located.peer.record.value().addresses);
+        let addresses = self.locator.believed(&located.peer.record);
         Ok(Response::new(wire::LocateResponse {
-            addresses: addresses.iter().map(ToString::to_string).collect(),
+            addresses: dial_order(&addresses).iter().map(ToString::to_string).collect(),
             answered_by: located.answered_by.to_string(),
             peer: Some(located.peer.to_wire()),
         }))

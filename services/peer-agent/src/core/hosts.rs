@@ -87,14 +87,29 @@ impl Hosts {
     }
 }
 
-/// A peer's addresses in the order in which they are tried: those that others saw, mapped ones, claimed ones.
+/// Addresses of one peer that are tried although no rendezvous has reached them: it can claim whatever it likes.
+pub const MAX_UNCONFIRMED: usize = 4;
+
+/// A peer's addresses that are tried, in this order: confirmed ones, and the first few others.
+#[must_use]
+pub fn to_dial(addresses: &[Address]) -> Vec<&Address> {
+    let (mut ordered, mut unconfirmed) = (dial_order(addresses), 0);
+    ordered.retain(|address| {
+        unconfirmed += usize::from(address.kind != AddressKind::Confirmed);
+        address.kind == AddressKind::Confirmed || unconfirmed <= MAX_UNCONFIRMED
+    });
+    ordered
+}
+
+/// A peer's addresses, the best first: those that a rendezvous reached, that others saw, mapped ones, claimed ones.
 #[must_use]
 pub fn dial_order(addresses: &[Address]) -> Vec<&Address> {
     let rank = |address: &Address| match address.kind {
-        AddressKind::Observed => 0,
-        AddressKind::Mapped => 1,
-        AddressKind::Listen => 2,
-        AddressKind::Unspecified => 3,
+        AddressKind::Confirmed => 0,
+        AddressKind::Observed => 1,
+        AddressKind::Mapped => 2,
+        AddressKind::Listen => 3,
+        AddressKind::Unspecified => 4,
     };
     let mut ordered: Vec<&Address> = addresses.iter().collect();
     ordered.sort_by_key(|address| (rank(address), address.priority));
@@ -151,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn observed_addresses_are_tried_before_claimed_ones() {
+    fn confirmed_addresses_are_tried_first_and_of_the_others_a_few() {
         let address = |port: u16, kind, priority| Address {
             priority,
             ..Address::ip(([127, 0, 0, 1], port).into(), Transport::Tls, kind)
@@ -161,8 +176,11 @@ mod tests {
             address(2, AddressKind::Mapped, 0),
             address(3, AddressKind::Observed, 5),
             address(4, AddressKind::Observed, 1),
+            address(5, AddressKind::Listen, 7),
+            address(6, AddressKind::Confirmed, 9),
         ];
-        let ports: Vec<u16> = dial_order(&addresses).iter().map(|address| address.port).collect();
-        assert_eq!(ports, [4, 3, 2, 1]);
+        let ports = |ordered: Vec<&Address>| ordered.iter().map(|address| address.port).collect::<Vec<_>>();
+        assert_eq!(ports(dial_order(&addresses)), [6, 4, 3, 2, 1, 5]);
+        assert_eq!(ports(to_dial(&addresses)), [6, 4, 3, 2, 1]);
     }
 }

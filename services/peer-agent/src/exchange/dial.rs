@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::link::{Ends, Link, LinkError, OUT_FRAMES, dialed, greet};
-use crate::core::hosts::dial_order;
+use crate::core::hosts::to_dial;
 use crate::failure::from_status;
 use crate::reach;
 
@@ -45,7 +45,7 @@ impl Caller {
         Self { dialer, ends, blocked: Arc::default() }
     }
 
-    /// Opens a link to a peer.
+    /// Opens a link to a peer, at addresses as far as they are believed.
     pub async fn open(&self, peer: PeerId, addresses: &[Address]) -> Result<Link, Failure> {
         let connection = self.reach(peer, addresses).await?;
         self.link(peer, connection).await.map_err(Failure::from)
@@ -54,7 +54,7 @@ impl Caller {
     /// The first of the peer's addresses at which it answers.
     async fn reach(&self, peer: PeerId, addresses: &[Address]) -> Result<Connection, Failure> {
         let now = self.ends.clock.now();
-        let mut endpoints: Vec<Endpoint> = dial_order(addresses)
+        let mut endpoints: Vec<Endpoint> = to_dial(addresses)
             .into_iter()
             .filter_map(|address| Endpoint::of(address, peer))
             .filter(|endpoint| !self.is_blocked(endpoint, peer, now))

@@ -263,7 +263,7 @@ impl Job {
                 let problem = format!("{} was not located within {} s", host.short(), LOCATE.as_secs());
                 Failure::new(Reason::NoRendezvous, problem)
             })??;
-        self.means.caller.open(host, &located.peer.record.value().addresses).await
+        self.means.caller.open(host, &self.means.locator.believed(&located.peer.record)).await
     }
 
     /// Passes on how far the worker is, for as long as it runs.
