@@ -108,6 +108,10 @@ reasons! {
     BridgeDisabled = "BRIDGE_DISABLED" => FailedPrecondition,
     /// The other server has no right to bridge.
     BridgeUntrusted = "BRIDGE_UNTRUSTED" => PermissionDenied,
+    /// An address is not dialed: it is unknown, or private.
+    NotDialed = "NOT_DIALED" => FailedPrecondition,
+    /// No other member of the backbone can look.
+    NoOtherMember = "NO_OTHER_MEMBER" => Unavailable,
     /// A live link to this member exists.
     LinkDuplicate = "LINK_DUPLICATE" => AlreadyExists,
     /// A limit is reached; its name is in the metadata under `limit`.

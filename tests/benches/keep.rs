@@ -145,7 +145,12 @@ async fn come(plan: &Plan, crowd: &Crowd, number: u64) -> Result<SessionKeeper> 
         software: "bench/1".into(),
         rendezvous: vec![plan.home.clone()],
         services: Vec::new(),
-        reachability: Reachability { listen: None, transport: Transport::Tls, advertise: Vec::new() },
+        reachability: Reachability {
+            listen: None,
+            transport: Transport::Tls,
+            advertise: Vec::new(),
+            confirm: false,
+        },
         dialer,
         max_homes: 1,
         record_ttl: RECORD_TTL,

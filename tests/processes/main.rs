@@ -7,6 +7,7 @@ mod backbone;
 mod commandline;
 mod commands;
 mod configuration;
+mod confirmed;
 mod contract;
 mod disks;
 mod floods;

@@ -65,7 +65,8 @@ impl Peer {
         services: Vec<ServiceOffer>,
         listen: Option<SocketAddr>,
     ) -> Result<Self> {
-        let reachability = Reachability { listen, transport: Transport::Tls, advertise: Vec::new() };
+        let reachability =
+            Reachability { listen, transport: Transport::Tls, advertise: Vec::new(), confirm: false };
         let config = Self::config(identity, rendezvous)?;
         Ok(Self::start_by(SessionConfig { services, reachability, record_ttl, ..config }))
     }
@@ -84,7 +85,12 @@ impl Peer {
             software: "test/1".into(),
             rendezvous: rendezvous.to_vec(),
             services: Vec::new(),
-            reachability: Reachability { listen: None, transport: Transport::Tls, advertise: Vec::new() },
+            reachability: Reachability {
+                listen: None,
+                transport: Transport::Tls,
+                advertise: Vec::new(),
+                confirm: false,
+            },
             dialer,
             max_homes: 3,
             record_ttl: RECORD_TTL,

@@ -34,6 +34,8 @@ pub struct Provider {
     pub tls: ServerTls,
     /// How it reaches others.
     pub dialer: Dialer,
+    /// Whether whoever connects proves an identity, too: only then rendezvous look whether it is reached.
+    pub mutual: bool,
 }
 
 /// Why a provider can't start.
@@ -74,7 +76,7 @@ impl Provider {
         let identity = Identity::load_or_create(data_dir)?;
         let tls = ServerTls::load(tls, &identity, data_dir, auth)?;
         let dialer = Dialer::new(Some(&identity), Some(&data_dir.join(KNOWN_SERVERS)))?.with_headers(headers);
-        Ok(Self { identity, tls, dialer })
+        Ok(Self { identity, tls, dialer, mutual: auth == ClientAuth::Required })
     }
 
     /// Registers, and stays registered while what is returned lives. Must be called inside a tokio runtime.
@@ -90,6 +92,7 @@ impl Provider {
                 listen: Some(registration.listen),
                 transport: self.tls.transport(),
                 advertise: registration.advertise,
+                confirm: self.mutual,
             },
             dialer: self.dialer.clone(),
             max_homes: MAX_HOMES,

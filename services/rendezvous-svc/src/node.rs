@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backbone::hub::Hub;
 use crate::backbone::trust::Trust;
+use crate::confirm::Confirming;
 use crate::core::Now;
 use crate::core::admission::Admission;
 use crate::core::challenge::Challenges;
@@ -55,6 +56,8 @@ pub(crate) struct Node {
     /// Who may bridge; `None`: nobody.
     pub(crate) trust: Option<Trust>,
     pub(crate) own: OwnSigner,
+    /// Whom this server dials for others.
+    pub(crate) confirming: Confirming,
     /// Somebody holds a newer record of this server than it signed in this life.
     pub(crate) sign_anew: Notify,
     pub(crate) drain: Drain,

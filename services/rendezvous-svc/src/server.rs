@@ -23,6 +23,7 @@ use crate::api::{self, Rendezvous, locate_at_once};
 use crate::backbone::dial::Work;
 use crate::backbone::hub::Hub;
 use crate::config::{Config, ServerConfig, own_service};
+use crate::confirm::Confirming;
 use crate::core::Now;
 use crate::core::admission::Admission;
 use crate::core::bridge::Bridge;
@@ -246,6 +247,7 @@ fn node(
     (directory, registrations): Start,
     options: &ServeOptions,
 ) -> Result<Node, StartError> {
+    let confirming = Confirming::new(&identity, config.allow_private)?;
     let (id, epoch, now) = (identity.peer_id(), config.clock.unix_millis(), config.clock.now());
     let operator = Operator::of(&id, config.operator.as_deref());
     let known_for = UnixMillis(epoch).since(directory.knowledge_since);
@@ -270,6 +272,7 @@ fn node(
         hub: Hub::new(bridge),
         trust: config.trust.clone(),
         own: OwnSigner::new(own, config.endorse.clone(), config.endorse_dir.clone()),
+        confirming,
         sign_anew: Notify::new(),
         drain: options.drain.clone(),
         leaving: Mutex::default(),

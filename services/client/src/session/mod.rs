@@ -5,6 +5,7 @@
 //! may begin, the lost one said while it lived, so that the peers of a server that dies come back spread. A home that drains is
 //! replaced before it is left. What fails is tried again with jittered backoff.
 
+mod confirm;
 pub(crate) mod handshake;
 mod own;
 mod plan;
@@ -23,12 +24,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use confirm::{OwnAddress, Standing};
 pub use own::Reachability;
 pub use standing::Unregistered;
 
 use crate::conn::Dialer;
 use crate::endpoint::Endpoint;
 use crate::identity::Identity;
+use confirm::Confirming;
 use handshake::Listed;
 use own::{OwnRecord, Seen};
 use plan::Plan;
@@ -139,6 +142,7 @@ impl SessionKeeper {
             ttl: config.record_ttl,
             last_seq: 0,
             homes: BTreeMap::new(),
+            confirming: Confirming::new(config.network, config.identity.peer_id(), &config.reachability),
         };
         let state = State {
             plan: Plan::new(config.max_homes),
@@ -312,6 +316,7 @@ impl Shared {
             return Ok(None);
         }
         state.own.homes.insert(server, seen);
+        state.own.observe();
         match state.own.sign(self.config.identity.key(), now()) {
             Ok(record) => {
                 self.record.send_replace(Some(record.clone()));
@@ -330,6 +335,8 @@ impl Shared {
             let mut state = self.state.lock();
             state.plan.leave(server);
             state.own.homes.remove(server);
+            state.own.confirming.left(server);
+            state.own.observe();
             !state.own.homes.is_empty()
         };
         if others && !self.stop.is_cancelled() {

@@ -10,6 +10,8 @@ use p2psb_proto::model::{
     UnixMillis, limits, record,
 };
 
+use super::confirm::Confirming;
+
 /// How others can reach this peer.
 #[derive(Clone, Debug)]
 pub struct Reachability {
@@ -19,6 +21,8 @@ pub struct Reachability {
     pub transport: Transport,
     /// Addresses that its operator states; they come first.
     pub advertise: Vec<Address>,
+    /// Whether the listening socket speaks mutual TLS, and the homes are to have others look whether it is reached.
+    pub confirm: bool,
 }
 
 /// What a session shows of this peer's own addresses.
@@ -39,6 +43,7 @@ pub(crate) struct OwnRecord {
     pub(crate) ttl: Duration,
     pub(crate) last_seq: u64,
     pub(crate) homes: BTreeMap<PeerId, Seen>,
+    pub(crate) confirming: Confirming,
 }
 
 impl OwnRecord {
@@ -54,7 +59,7 @@ impl OwnRecord {
             seq,
             issued: now,
             expires: now.plus(self.ttl.min(limits::RECORD_LIFETIME)),
-            addresses: self.addresses(),
+            addresses: self.addresses(now),
             services: self.services.clone(),
             homes: self.homes.keys().copied().take(limits::HOMES).collect(),
             endorsements: Vec::new(),
@@ -64,15 +69,16 @@ impl OwnRecord {
         Ok(signed)
     }
 
-    /// Stated addresses, then the listening socket's as the sessions show it, then where servers see this peer with the
+    /// Confirmed addresses, stated ones, then the listening socket's as the sessions show it, then where servers see this peer with the
     /// listening port: a port mapping or an open firewall makes that reachable.
-    fn addresses(&self) -> Vec<Address> {
-        let mut all = self.reachability.advertise.clone();
+    fn addresses(&self, now: UnixMillis) -> Vec<Address> {
+        let mut all: Vec<Address> = self.confirming.granted(now).collect();
         let mut add = |address: Address| {
             if !all.iter().any(|a| a.host == address.host && a.port == address.port) {
                 all.push(address);
             }
         };
+        self.reachability.advertise.iter().cloned().for_each(&mut add);
         if let Some(listen) = self.reachability.listen {
             let at =
                 |ip: IpAddr, kind| Address::ip((ip, listen.port()).into(), self.reachability.transport, kind);
@@ -98,13 +104,17 @@ mod tests {
     use super::*;
 
     fn own(listen: &str) -> OwnRecord {
+        let network = Genesis::open("test").unwrap().network_id();
+        let reachability = Reachability {
+            listen: Some(listen.parse().unwrap()),
+            transport: Transport::Tls,
+            advertise: Vec::new(),
+            confirm: false,
+        };
         OwnRecord {
-            network: Genesis::open("test").unwrap().network_id(),
-            reachability: Reachability {
-                listen: Some(listen.parse().unwrap()),
-                transport: Transport::Tls,
-                advertise: Vec::new(),
-            },
+            network,
+            confirming: Confirming::new(network, PeerId::new(PublicKey::from_bytes([0; 32])), &reachability),
+            reachability,
             services: Vec::new(),
             ttl: Duration::from_secs(3600),
             last_seq: 0,
@@ -113,7 +123,7 @@ mod tests {
     }
 
     fn shown(own: &OwnRecord) -> Vec<String> {
-        own.addresses().iter().map(ToString::to_string).collect()
+        own.addresses(UnixMillis(0)).iter().map(ToString::to_string).collect()
     }
 
     #[test]

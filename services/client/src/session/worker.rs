@@ -12,8 +12,10 @@ use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
 use p2psb_proto::wire::rendezvous::v1::connect_response::Message as Down;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
+use super::confirm;
 use super::handshake::{self, Open};
 use super::own::Seen;
 use super::turns::{Candidate, HEAD_START, cost};
@@ -86,7 +88,7 @@ impl Worker {
                 Err(end) => (end, None, Duration::ZERO),
                 Ok((open, record, home)) => {
                     let began = Instant::now();
-                    (self.keep(open, &record).await, Some(home), began.elapsed())
+                    (self.keep(open, &record, home.server).await, Some(home), began.elapsed())
                 }
             };
             failures = if matches!(end, End::Failed(_)) { failures + 1 } else { 0 };
@@ -250,18 +252,20 @@ impl Worker {
     }
 
     /// Keeps an open session until it ends.
-    async fn keep(&self, mut open: Open, sent: &Signed<PeerRecord>) -> End {
+    async fn keep(&self, mut open: Open, sent: &Signed<PeerRecord>, home: PeerId) -> End {
         tracing::info!(endpoint = %self.target(), "session open");
         if open.replaced {
             tracing::info!(endpoint = %self.target(), "an older session of this peer ended for this one; if that happens again and again, its key is used twice");
         }
         self.shared.set(self.number, |s| s.state = SessionState::Online);
         self.shared.learn(&open.rendezvous);
+        let asking = confirm::keep_asking(Arc::clone(&self.shared), home, open.up.clone());
+        let _asking = AbortOnDropHandle::new(tokio::spawn(asking));
         let mut records = self.shared.record.subscribe();
         let mut sent_seq = sent.value().seq;
         let mut next_record = Instant::now() + RECORD_SPACING;
         let mut beat = tokio::time::interval_at(Instant::now() + open.heartbeat, open.heartbeat);
-        let mut course = Course::of(&open);
+        let mut course = Course::of(&open, home);
         loop {
             let seq_of = |r: &Option<Signed<PeerRecord>>| r.as_ref().map_or(0, |r| r.value().seq);
             let has_newer = seq_of(&records.borrow_and_update()) > sent_seq;
@@ -322,6 +326,7 @@ impl Worker {
                     course.refresh_at = Instant::now() + after;
                 }
             }
+            Down::ConfirmResult(result) => self.shared.confirm_answered(&course.home, result),
             Down::Drain(drain) => course.leave_at = Some(Instant::now() + self.drained(&drain)),
             Down::Hello(_) | Down::Lease(_) => {}
         }
@@ -394,6 +399,8 @@ enum Turn {
 
 /// What an open session has come to.
 struct Course {
+    /// With whom the session is.
+    home: PeerId,
     beats: u64,
     acked: u64,
     /// When the record is signed anew.
@@ -405,9 +412,9 @@ struct Course {
 }
 
 impl Course {
-    fn of(open: &Open) -> Self {
+    fn of(open: &Open, home: PeerId) -> Self {
         let refresh_at = Instant::now() + open.refresh_after;
-        Self { beats: 0, acked: 0, refresh_at, spread: open.reconnect_spread, leave_at: None }
+        Self { home, beats: 0, acked: 0, refresh_at, spread: open.reconnect_spread, leave_at: None }
     }
 
     /// The number of the next heartbeat; `None` if the last ones were not answered.

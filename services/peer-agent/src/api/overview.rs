@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use p2psb_client::SessionKeeper;
-use p2psb_client::session::{SessionState, SessionStatus};
+use p2psb_client::session::{OwnAddress, SessionState, SessionStatus, Standing};
 use p2psb_proto::error::Failure;
 use p2psb_proto::model::time::duration_to_wire;
 use p2psb_proto::model::{Action, NetworkId, PeerId, PublisherId, UnixMillis};
@@ -71,7 +71,24 @@ impl Seen {
             fetches,
             start_time: Some(self.started.to_wire()),
             listen_address: self.listen.to_string(),
+            own_addresses: self.sessions.own_addresses().into_iter().map(own_address).collect(),
         })
+    }
+}
+
+fn own_address(own: OwnAddress) -> wire::OwnAddress {
+    let address = own.address.to_string();
+    match own.standing {
+        Standing::Unknown => wire::OwnAddress { address, ..wire::OwnAddress::default() },
+        Standing::Confirmed { by, expires } => wire::OwnAddress {
+            address,
+            confirmed_by: by.to_string(),
+            expire_time: Some(expires.to_wire()),
+            ..wire::OwnAddress::default()
+        },
+        Standing::Unconfirmed { reason, detail } => {
+            wire::OwnAddress { address, reason, detail, ..wire::OwnAddress::default() }
+        }
     }
 }
 

@@ -92,6 +92,27 @@ fn state_name(session: &wire::RendezvousSession) -> &'static str {
     session.state().as_str_name().trim_start_matches("SESSION_STATE_")
 }
 
+fn own_address(own: &wire::OwnAddress) -> Value {
+    json!({
+        "address": own.address,
+        "confirmed_by": own.confirmed_by,
+        "expire_time": own.expire_time.as_ref().and_then(UnixMillis::from_wire).map(|time| time.to_string()),
+        "reason": own.reason,
+        "detail": own.detail,
+    })
+}
+
+/// Whether others reach this agent where it is seen.
+fn own_address_text(own: &wire::OwnAddress) -> String {
+    if !own.confirmed_by.is_empty() {
+        format!("reached from elsewhere, by {}", own.confirmed_by)
+    } else if own.reason.is_empty() {
+        "nobody has looked yet whether it is reached".to_owned()
+    } else {
+        format!("not confirmed: {} ({})", plain(&own.detail), plain(&own.reason))
+    }
+}
+
 fn status_object(status: &wire::GetStatusResponse) -> Value {
     let session = |session: &wire::RendezvousSession| {
         json!({
@@ -122,6 +143,7 @@ fn status_object(status: &wire::GetStatusResponse) -> Value {
         "software": status.software,
         "listen_address": status.listen_address,
         "addresses": status.addresses,
+        "own_addresses": status.own_addresses.iter().map(own_address).collect::<Vec<_>>(),
         "start_time": started,
         "sessions": status.sessions.iter().map(session).collect::<Vec<_>>(),
         "indexes": status.indexes,
@@ -137,6 +159,9 @@ fn status_text(status: &wire::GetStatusResponse) -> String {
     );
     for address in &status.addresses {
         let _ = writeln!(text, "reached    {address}");
+    }
+    for own in &status.own_addresses {
+        let _ = writeln!(text, "seen at    {}  {}", own.address, own_address_text(own));
     }
     let _ = writeln!(text, "\nrendezvous");
     for session in &status.sessions {

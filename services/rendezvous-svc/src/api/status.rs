@@ -8,6 +8,7 @@ use crate::backbone::trust::TrustError;
 use crate::convert;
 use crate::core::admission::LimitReached;
 use crate::core::challenge::ChallengeExpired;
+use crate::core::confirm::TooMany;
 use crate::core::directory::{NotLocated, OFFLINE_RETRY, UNKNOWN_RETRY};
 use crate::core::members::LinkRefused;
 use crate::core::session::NotNewer;
@@ -50,6 +51,12 @@ pub(crate) fn full(reached: LimitReached) -> Failure {
     Failure::new(Reason::LimitExceeded, reached.to_string())
         .with("limit", reached.limit)
         .retry_after(apart(FULL_RETRY))
+}
+
+impl From<TooMany> for Failure {
+    fn from(error: TooMany) -> Self {
+        Self::new(Reason::LimitExceeded, error.to_string()).with("limit", error.limit).retry_after(error.wait)
+    }
 }
 
 impl From<TooManyWatched> for Failure {
@@ -171,6 +178,7 @@ mod tests {
             status(TableError::TooOften { wait: Duration::from_millis(300) }),
             status(LinkRefused::Full { limit: 1 }),
             status(TooManyWatched { limit: 1 }),
+            status(TooMany { limit: "dials_per_peer", most: 1, wait: Duration::from_secs(60) }),
         ] {
             assert_eq!(reason_of(&status), Some(Reason::LimitExceeded));
             assert!(fact_of(&status, "limit").is_some() && retry_after_of(&status).is_some());

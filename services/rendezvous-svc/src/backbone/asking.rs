@@ -136,8 +136,8 @@ impl Asking<'_> {
                     self.lookup.failed(by);
                 }
             },
-            // The link ended, or the member did not understand the question.
-            Some(Arm::Providers(_)) | None => self.lookup.failed(by),
+            // The link ended, or the member did not understand the question, or answers another one.
+            Some(Arm::Providers(_) | Arm::Confirmation(_) | Arm::Error(_)) | None => self.lookup.failed(by),
         }
     }
 
@@ -172,7 +172,8 @@ pub(super) fn answer(node: &Node, question: wire::BridgeQuestion) -> wire::Bridg
     let answer = match question.question {
         Some(Question::Locate(id)) => PeerId::from_slice(&id).ok().map(|peer| locate(node, &peer)),
         Some(Question::Find(asked)) => finding::answer(node, asked).ok(),
-        None => None,
+        // What takes time is answered elsewhere.
+        Some(Question::Confirm(_)) | None => None,
     };
     wire::BridgeAnswer { number: question.number, answer }
 }

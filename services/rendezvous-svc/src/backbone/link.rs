@@ -12,6 +12,7 @@ use p2psb_proto::error::{Failure, Reason, reason_of};
 use p2psb_proto::model::time::{duration_from_wire, duration_to_wire};
 use p2psb_proto::model::{PeerId, limits};
 use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::bridge_question::Question;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -21,7 +22,7 @@ use super::frame::Frame;
 use super::handshake::{Inbound, Outbound, Theirs};
 use super::hearing::{self, Hearing};
 use super::mailbox::{Mailbox, Says};
-use super::{asking, batch};
+use super::{asking, batch, confirming};
 use crate::core::bridge::Mark;
 use crate::core::delivery::{ACKNOWLEDGE_AFTER, Arrived, OutOfWindow};
 use crate::core::members::{DialedBy, LinkRefused, LinkTicket};
@@ -233,6 +234,9 @@ impl Link {
                 if self.arrived.lock().unacknowledged() >= ACKNOWLEDGE_AFTER {
                     self.owes.notify_one();
                 }
+            }
+            Frame::Question(wire::BridgeQuestion { number, question: Some(Question::Confirm(asked)) }) => {
+                confirming::answer(&self.node, &self.mailbox, number, &asked);
             }
             Frame::Question(question) => {
                 self.mailbox.say(Frame::Answer(asking::answer(&self.node, question)))

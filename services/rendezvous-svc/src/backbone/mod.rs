@@ -11,6 +11,7 @@
 
 pub(crate) mod asking;
 mod batch;
+pub(crate) mod confirming;
 pub(crate) mod dial;
 pub(crate) mod finding;
 mod frame;

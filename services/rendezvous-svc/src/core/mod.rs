@@ -11,7 +11,7 @@
 //!   whether it arrived; [`lookup`]: who is asked; [`interest`], [`homes`]: who listens, and until when a home is believed.
 //! - [`reconnect`]: when peers leave or come back, and where they are sent.
 //! - [`watch`], [`resume`]: who follows whom, what each has still to be told, and where it goes on.
-//! - [`public`]: which addresses lie on the open internet.
+//! - [`confirm`], [`public`]: which addresses are dialed for others, how often, and by whom.
 //! - [`own`]: this server's own record. [`page`], [`union`]: how a long answer is continued, and made of several. [`snapshot`]:
 //!   what is taken along from one life to the next. [`seldom`]: what is not to flood the logs.
 
@@ -22,6 +22,7 @@ pub use p2psb_runtime::admission;
 
 pub mod bridge;
 pub mod challenge;
+pub mod confirm;
 pub mod delivery;
 pub mod directory;
 pub mod here;

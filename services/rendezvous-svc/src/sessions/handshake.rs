@@ -153,7 +153,7 @@ fn enter(
         node.registrations.lock().leave(from);
     }
     node.presence(peer, Origin::Here);
-    let session = Session::new(Arc::clone(node), peer, caller.ip(), ticket, replaced);
+    let session = Session::new(Arc::clone(node), peer, caller.addr, ticket, replaced);
     let session = match waiting {
         Some((statement, wait)) => session.waiting(statement, wait),
         None => session,

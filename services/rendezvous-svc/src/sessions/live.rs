@@ -1,6 +1,6 @@
 //! A session with its lease: heartbeats, records, and its end.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +15,12 @@ use p2psb_proto::wire::rendezvous::v1::connect_response::Message as Down;
 use prost::Message as _;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::Stream;
 use super::handshake::{from_stream, named_rendezvous};
 use crate::api::status::{draining, session_replaced};
+use crate::confirm;
 use crate::core::session::{Ending, Ticket};
 use crate::core::table::{CHANGE_INTERVAL, TableError};
 use crate::core::telling::Origin;
@@ -73,8 +75,8 @@ enum Taken {
 pub(super) struct Session {
     node: Arc<Node>,
     pub(super) peer: PeerId,
-    /// Where the peer is.
-    from: Option<IpAddr>,
+    /// Where the session comes from, if that is known.
+    from: Option<SocketAddr>,
     ticket: Ticket,
     replaced: CancellationToken,
     /// Silence that ends it.
@@ -91,7 +93,7 @@ impl Session {
     pub(super) fn new(
         node: Arc<Node>,
         peer: PeerId,
-        from: Option<IpAddr>,
+        from: Option<SocketAddr>,
         ticket: Ticket,
         replaced: CancellationToken,
     ) -> Self {
@@ -190,6 +192,7 @@ impl Session {
                 reconnect_spread: Some(duration_to_wire(self.node.reconnect_spread())),
             })),
             Up::Record(record) => self.queue(stream, record),
+            Up::ConfirmAddress(question) => self.confirm(stream, &question),
             Up::Goodbye(goodbye) => {
                 self.withdraw(goodbye.withdrawal);
                 return Some(End::Clean);
@@ -199,6 +202,27 @@ impl Session {
             }
         };
         done.err().map(End::Broken)
+    }
+
+    /// Has another member look whether the peer can be reached. It answers by itself, if the session is still there.
+    fn confirm(&self, stream: &Stream, question: &wire::ConfirmAddress) -> Result<(), Failure> {
+        let port = question.port;
+        let say = move |result| Down::ConfirmResult(wire::ConfirmResult { port, result: Some(result) });
+        match confirm::ask(&self.node, self.peer, self.from, port) {
+            Ok(answer) => {
+                let outbound = stream.outbound.downgrade();
+                let task = async move {
+                    let message = Some(say(confirm::result(answer.await)));
+                    if let Some(outbound) = outbound.upgrade() {
+                        // A peer that does not read loses its session by the next answer that must not be missing.
+                        let _ = outbound.try_send(Box::new(Ok(wire::ConnectResponse { message })));
+                    }
+                };
+                tokio::spawn(task.in_current_span());
+                Ok(())
+            }
+            Err(failure) => stream.send(say(confirm::result(Err(failure)))),
+        }
     }
 
     /// Takes a record now, or when the peer may change it again. Of those that wait only the newest counts.
@@ -239,11 +263,15 @@ impl Session {
                 Err(failure) => return Taken::Refused(failure),
             },
         };
-        match self.node.offer(&statement, self.from) {
+        match self.node.offer(&statement, self.ip()) {
             Ok(_) => Taken::Accepted(self.accepted(&statement)),
             Err(TableError::TooOften { wait }) => Taken::TooSoon(wait),
             Err(error) => Taken::Refused(error.into()),
         }
+    }
+
+    fn ip(&self) -> Option<IpAddr> {
+        self.from.map(|from| from.ip())
     }
 
     /// A statement of this peer, verified.
@@ -279,7 +307,7 @@ impl Session {
         let Some(withdrawal) = withdrawal else { return };
         let withdrawn = self.own(withdrawal).and_then(|statement| {
             let withdrawal = only_withdrawal(statement)?;
-            Ok(self.node.offer(&withdrawal, self.from)?)
+            Ok(self.node.offer(&withdrawal, self.ip())?)
         });
         if let Err(failure) = withdrawn {
             tracing::debug!(peer = %self.peer, reason = %failure.reason, "a withdrawal was refused");

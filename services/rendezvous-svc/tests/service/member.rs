@@ -1,5 +1,6 @@
 //! A member of the backbone that says on the wire exactly what a test wants.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,11 +8,13 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use p2psb_client::{Connection, Endpoint};
-use p2psb_proto::model::PeerId;
 use p2psb_proto::model::hello::Hello;
 use p2psb_proto::model::proof::{ProofRole, Transcript, nonce};
+use p2psb_proto::model::{Address, AddressKind, PeerId, Transport};
 use p2psb_proto::wire::common::v1::SignedRecord;
 use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::bridge_answer::Answer;
+use p2psb_proto::wire::rendezvous::v1::bridge_question::Question;
 use p2psb_proto::wire::rendezvous::v1::bridge_service_client::BridgeServiceClient;
 use p2psb_proto::wire::rendezvous::v1::bridge_service_server::{BridgeService, BridgeServiceServer};
 use p2psb_proto::wire::rendezvous::v1::link_request::Message as Up;
@@ -108,6 +111,45 @@ impl RawLink {
     pub(crate) async fn send(&self, mut batch: wire::BridgeBatch) {
         batch.number = self.number.fetch_add(1, Ordering::Relaxed) + 1;
         self.up.send(wire::LinkRequest { message: Some(Up::Batch(batch)) }).await.unwrap();
+    }
+
+    /// Asks for a peer to be dialed, and gives the answer.
+    pub(crate) async fn ask(&mut self, number: u64, peer: PeerId, at: SocketAddr) -> wire::BridgeAnswer {
+        let address = Address::ip(at, Transport::Tls, AddressKind::Observed).to_wire();
+        let question = wire::ConfirmQuestion { peer_id: peer.to_wire(), address: Some(address) };
+        self.send_question(number, question).await;
+        self.next_answer().await
+    }
+
+    /// The next answer.
+    pub(crate) async fn next_answer(&mut self) -> wire::BridgeAnswer {
+        loop {
+            if let Some(Down::Answer(answer)) = self.down.message().await.unwrap().unwrap().message {
+                return answer;
+            }
+        }
+    }
+
+    pub(crate) async fn send_question(&self, number: u64, question: wire::ConfirmQuestion) {
+        let question = wire::BridgeQuestion { number, question: Some(Question::Confirm(question)) };
+        self.up.send(wire::LinkRequest { message: Some(Up::Question(question)) }).await.unwrap();
+    }
+
+    /// The next question.
+    pub(crate) async fn question(&mut self) -> (u64, wire::ConfirmQuestion) {
+        loop {
+            if let Some(Down::Question(asked)) = self.down.message().await.unwrap().unwrap().message
+                && let Some(Question::Confirm(question)) = asked.question
+            {
+                return (asked.number, question);
+            }
+        }
+    }
+
+    /// Answers a question, truly or not.
+    pub(crate) async fn answer(&self, number: u64, answer: Answer) {
+        let answer = wire::BridgeAnswer { number, answer: Some(answer) };
+        self.up.send(wire::LinkRequest { message: Some(Up::Answer(answer)) }).await.unwrap();
     }
 
     /// The next batch.

@@ -56,7 +56,12 @@ fn keeper(peer: &Peer, server: &TestServer) -> SessionKeeper {
         software: "test/1".into(),
         rendezvous: vec![server.pinned()],
         services: Vec::new(),
-        reachability: Reachability { listen: None, transport: Transport::Tls, advertise: Vec::new() },
+        reachability: Reachability {
+            listen: None,
+            transport: Transport::Tls,
+            advertise: Vec::new(),
+            confirm: false,
+        },
         max_homes: 3,
         record_ttl: Duration::from_secs(600),
     })
