@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-/// Peers that come to the rest of a backbone in a second when one of its members goes.
-pub const RECONNECTS_PER_SECOND: usize = 2000;
+use super::homes::reconnect_spread;
+
 /// The least time over which they are spread.
 pub const LEAST_SPREAD: Duration = Duration::from_secs(1);
 /// How long past its moment a peer may take to leave, at most.
@@ -15,7 +15,7 @@ const WEIGHT_BASE: f64 = 100.0;
 /// Over how long the peers of so many sessions come back.
 #[must_use]
 pub fn spread(sessions: usize) -> Duration {
-    Duration::from_secs_f64(sessions as f64 / RECONNECTS_PER_SECOND as f64).max(LEAST_SPREAD)
+    reconnect_spread(u64::try_from(sessions).unwrap_or(u64::MAX)).max(LEAST_SPREAD)
 }
 
 /// The moments at which the peers of a draining server leave it.
