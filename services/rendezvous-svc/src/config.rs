@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::backbone::trust::{BridgeKey, Trust};
 use crate::core::admission::Limits;
 use crate::core::ledger::Shares;
+use crate::core::members::Role;
 use crate::core::placement::OPERATOR_ATTRIBUTE;
 use crate::core::session::Timing;
 use crate::own_record::parse_endorsement;
@@ -102,7 +103,7 @@ impl Default for Config {
 }
 
 /// Section `bridge`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BridgeConfig {
     /// Other members; one is enough.
@@ -111,8 +112,30 @@ pub struct BridgeConfig {
     pub key_file: Option<PathBuf>,
     /// Ids of members that need not know the secret.
     pub trust: Vec<String>,
+    /// What this server is in its backbone: a member that owns its share, or an edge.
+    pub role: BridgeRole,
+    /// Let edges have links with this server: they need no proof of trust, and are bounded by limits.edges.
+    pub edges: bool,
     /// Who runs this server: what it holds lies with another operator, too, where there is one. Empty: nobody else runs others.
     pub operator: String,
+}
+
+impl Default for BridgeConfig {
+    fn default() -> Self {
+        let (peers, trust, operator) = (Vec::new(), Vec::new(), String::new());
+        Self { peers, key_file: None, trust, role: BridgeRole::Member, edges: true, operator }
+    }
+}
+
+/// Key `bridge.role`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BridgeRole {
+    /// Owns its share of what is known; members prove that they may be one.
+    #[default]
+    Member,
+    /// Serves its own peers and owns nothing: it keeps links with up to three members, and needs no proof of trust.
+    Edge,
 }
 
 /// Section `dial`.
@@ -182,6 +205,12 @@ pub struct LimitsConfig {
     pub records_per_prefix: usize,
     /// Those brought by one member of the backbone.
     pub records_per_member: usize,
+    /// Edges with a link.
+    pub edges: usize,
+    /// Edges from one ip.
+    pub edges_per_ip: usize,
+    /// Edges from one prefix.
+    pub edges_per_prefix: usize,
     /// Names of services that are known.
     pub services: usize,
     /// Those brought by peers from one ip.
@@ -205,6 +234,9 @@ impl Default for LimitsConfig {
             records_per_ip: 4096,
             records_per_prefix: 16_384,
             records_per_member: 500_000,
+            edges: 64,
+            edges_per_ip: 4,
+            edges_per_prefix: 16,
             services: 100_000,
             services_per_ip: 1024,
             services_per_prefix: 4096,
@@ -226,6 +258,9 @@ impl LimitsConfig {
             ("records_per_ip", self.records_per_ip),
             ("records_per_prefix", self.records_per_prefix),
             ("records_per_member", self.records_per_member),
+            ("edges", self.edges),
+            ("edges_per_ip", self.edges_per_ip),
+            ("edges_per_prefix", self.edges_per_prefix),
             ("services", self.services),
             ("services_per_ip", self.services_per_ip),
             ("services_per_prefix", self.services_per_prefix),
@@ -260,6 +295,16 @@ impl LimitsConfig {
 }
 
 impl LimitsConfig {
+    /// Of edges.
+    #[must_use]
+    pub const fn of_edges(&self) -> Limits {
+        Limits {
+            total: (self.edges, "limits.edges"),
+            per_ip: (self.edges_per_ip, "limits.edges_per_ip"),
+            per_prefix: (self.edges_per_prefix, "limits.edges_per_prefix"),
+        }
+    }
+
     /// Of records.
     #[must_use]
     pub const fn of_records(&self) -> Shares {
@@ -306,6 +351,10 @@ pub struct ServerConfig {
     pub network: NetworkId,
     /// How the listener speaks.
     pub tls: TlsConfig,
+    /// What this server is in its backbone.
+    pub role: Role,
+    /// Edges may have links with it.
+    pub takes_edges: bool,
     /// Other members to dial.
     pub bridge_peers: Vec<Endpoint>,
     /// Who may bridge; `None`: nobody.
@@ -358,6 +407,11 @@ impl Settings for Config {
             behind_proxy: self.behind_proxy,
             network,
             tls: self.tls,
+            role: match self.bridge.role {
+                BridgeRole::Member => Role::Member,
+                BridgeRole::Edge => Role::Edge,
+            },
+            takes_edges: self.bridge.edges,
             bridge_peers: self.bridge.peers,
             trust,
             operator: operator(&self.bridge.operator)?,
@@ -421,6 +475,9 @@ fn trust(bridge: &BridgeConfig) -> Result<Option<Trust>, ConfigError> {
         let problem = format!("at most {MAX_PEERS} are allowed; to know one member is enough");
         return Err(ConfigError::value("bridge.peers", problem));
     }
+    if bridge.role == BridgeRole::Edge {
+        return edge(bridge);
+    }
     let key = bridge.key_file.as_ref().map(|file| BridgeKey::load(file)).transpose();
     let key = key.map_err(ConfigError::at("bridge.key_file"))?;
     let parse = |text: &String| PeerId::from_str(text).map_err(ConfigError::at("bridge.trust"));
@@ -433,6 +490,22 @@ fn trust(bridge: &BridgeConfig) -> Result<Option<Trust>, ConfigError> {
     }
     let problem = "others are to be bridged with, but neither bridge.key_file nor bridge.trust says who may";
     Err(ConfigError::value("bridge.peers", problem))
+}
+
+/// An edge proves nothing, and needs somebody to have links with.
+fn edge(bridge: &BridgeConfig) -> Result<Option<Trust>, ConfigError> {
+    for (key, is_set) in
+        [("bridge.key_file", bridge.key_file.is_some()), ("bridge.trust", !bridge.trust.is_empty())]
+    {
+        if is_set {
+            let problem = "an edge neither proves nor demands a right to bridge; leave it out, or set bridge.role = \"member\"";
+            return Err(ConfigError::value(key, problem));
+        }
+    }
+    if bridge.peers.is_empty() {
+        return Err(ConfigError::missing("bridge.peers"));
+    }
+    Ok(None)
 }
 
 fn operator(name: &str) -> Result<Option<String>, ConfigError> {

@@ -25,6 +25,7 @@ use crate::core::Now;
 use crate::core::admission::Admission;
 use crate::core::challenge::Challenges;
 use crate::core::directory::Directory;
+use crate::core::members::Role;
 use crate::core::reconnect::{Leaving, spread};
 use crate::core::session::Ticket;
 use crate::own_record::OwnSigner;
@@ -42,7 +43,13 @@ pub(crate) struct Node {
     pub(crate) clock: Clock,
     /// A proxy hides who calls.
     pub(crate) behind_proxy: bool,
+    /// What this server is in its backbone.
+    pub(crate) role: Role,
+    /// Edges may have links with it.
+    pub(crate) takes_edges: bool,
     pub(crate) directory: RwLock<Directory>,
+    /// How many edges have a link, and from where.
+    pub(crate) edges: Mutex<Admission>,
     /// How many sessions, and from where.
     pub(crate) sessions: Mutex<Admission>,
     /// How many unary registrations, and from where.

@@ -15,6 +15,25 @@ use crate::core::table::{Merged, TableError};
 use crate::core::telling::Origin;
 use crate::node::Node;
 
+/// Who passes a statement on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Teller {
+    /// A member.
+    Member,
+    /// An edge at this address, if it is known. Its peers are this server's to tell of, and are charged to that address.
+    Edge(Option<IpAddr>),
+}
+
+impl Teller {
+    /// Where a change comes from that `from` told of.
+    pub(crate) const fn origin(self, from: PeerId) -> Origin {
+        match self {
+            Self::Member => Origin::Member(from),
+            Self::Edge(_) => Origin::Here,
+        }
+    }
+}
+
 impl Node {
     /// Verifies a statement, and that it counts here and now.
     pub(crate) fn verify(&self, record: SignedRecord) -> Result<PeerStatement, RecordError> {
@@ -39,8 +58,13 @@ impl Node {
         merged
     }
 
-    /// Takes a record from a member, unless it is known; it need not be that member's own.
-    pub(crate) fn merge(&self, record: SignedRecord, from: PeerId) -> Result<Merged, Failure> {
+    /// Takes a record from a member or edge, unless it is known; it need not be that one's own.
+    pub(crate) fn merge(
+        &self,
+        record: SignedRecord,
+        from: PeerId,
+        teller: Teller,
+    ) -> Result<Merged, Failure> {
         let encoded = record.encode_to_vec();
         let claimed = <[u8; 32]>::try_from(record.key.as_ref()).ok();
         if let Some(key) = claimed {
@@ -55,16 +79,16 @@ impl Node {
         let (before, merged) = {
             let mut directory = self.directory.write();
             let before = directory.table.service_keys(&peer);
-            let by = if peer == self.id {
-                Bringer::Own
-            } else if peer == from || directory.members.contains(&peer) {
-                Bringer::Backbone
-            } else {
-                Bringer::Member(from)
+            let by = match teller {
+                _ if peer == self.id => Bringer::Own,
+                _ if directory.members.contains(&peer) => Bringer::Backbone,
+                Teller::Member if peer == from => Bringer::Backbone,
+                Teller::Member => Bringer::Member(from),
+                Teller::Edge(from) => Bringer::Peer(from),
             };
             (before, directory.table.merge(item, by, now))
         };
-        self.account(&peer, before, Origin::Member(from), &merged);
+        self.account(&peer, before, teller.origin(from), &merged);
         if peer == self.id && merged == Ok(Merged::Changed) {
             self.sign_anew.notify_one();
         }

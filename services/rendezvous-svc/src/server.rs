@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::api::{self, Rendezvous, locate_at_once};
 use crate::backbone::dial::Work;
 use crate::backbone::hub::Hub;
+use crate::backbone::trust::Trust;
 use crate::config::{Config, ServerConfig, own_service};
 use crate::confirm::Confirming;
 use crate::core::Now;
@@ -29,6 +30,7 @@ use crate::core::admission::Admission;
 use crate::core::bridge::Bridge;
 use crate::core::challenge::Challenges;
 use crate::core::directory::{Capacity, Directory};
+use crate::core::members::Role;
 use crate::core::own::OwnRecord;
 use crate::core::placement::Operator;
 use crate::core::reconnect::Leaving;
@@ -168,7 +170,7 @@ impl Service for Server {
             let keeping = tokio::spawn(snapshots.clone().keep(Arc::clone(&node)));
             (snapshots, AbortOnDropHandle::new(keeping))
         });
-        tracing::info!(id = %node.id, bridged = config.trust.is_some(), "rendezvous bound");
+        tracing::info!(id = %node.id, role = ?node.role, bridged = config.trust.is_some(), "rendezvous bound");
         Ok(Self { addr, node, running, status, dialing, snapshots, _tasks: tasks })
     }
 
@@ -214,7 +216,8 @@ async fn start(config: &ServerConfig, identity: &Identity, snapshots: Option<Sna
         (identity.peer_id(), config.timing, config.limits.clone(), config.network);
     let empty = move || {
         let (records, services) = (limits.of_records(), limits.of_services());
-        let capacity = Capacity { records, services, members: limits::MEMBERS };
+        let (edges, _) = limits.of_edges().total;
+        let capacity = Capacity { records, services, members: limits::MEMBERS, edges };
         let mut directory = Directory::new(id, timing, capacity);
         directory.knowledge_since = now.wall;
         (directory, Admission::new(limits.of_registrations()))
@@ -254,7 +257,11 @@ fn node(
     let bridge = Bridge::new(id, operator, epoch, Timing::default(), now).remembering(known_for);
     // Who knows of no other member is the first one, or the only one: nobody tells it anything before it is asked.
     let knows_others = !config.bridge_peers.is_empty() || !directory.members.all().is_empty();
-    let bridge = if config.trust.is_some() && knows_others { bridge } else { bridge.alone(now) };
+    let bridge = match config.role {
+        Role::Edge => bridge.edge(now),
+        Role::Member if config.trust.is_some() && knows_others => bridge,
+        Role::Member => bridge.alone(now),
+    };
     Ok(Node {
         id,
         network: config.network,
@@ -262,6 +269,9 @@ fn node(
         identity,
         clock: config.clock.clone(),
         behind_proxy: config.behind_proxy,
+        role: config.role,
+        takes_edges: config.takes_edges,
+        edges: Mutex::new(Admission::new(config.limits.of_edges())),
         directory: RwLock::new(directory),
         sessions: Mutex::new(Admission::new(config.limits.of_sessions())),
         registrations: Mutex::new(registrations),
@@ -292,9 +302,13 @@ fn addresses(advertise: &[Address], addr: SocketAddr, transport: Transport) -> V
 }
 
 fn dialing(config: &ServerConfig, node: &Arc<Node>) -> Result<Option<JoinHandle<()>>, StartError> {
-    let Some(trust) = config.trust.clone() else { return Ok(None) };
+    let trust = match config.role {
+        Role::Edge => Some(Trust::nobody()),
+        Role::Member => config.trust.clone(),
+    };
+    let Some(trust) = trust else { return Ok(None) };
     // Members prove themselves by key or id, so their addresses need not be remembered.
     let dialer = Dialer::new(None, None)?.with_headers(telemetry::inject);
-    let work = Work { node: Arc::clone(node), dialer, trust, allow_private: config.allow_private };
+    let work = Work::new(node, dialer, trust, config.allow_private);
     Ok(Some(tokio::spawn(work.run(config.bridge_peers.clone()))))
 }

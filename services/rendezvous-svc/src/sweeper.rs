@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use p2psb_runtime::status::Component;
 
+use crate::backbone::dial::EDGE_LINKS;
+use crate::core::members::Role;
 use crate::core::seldom::Seldom;
 use crate::core::session::Freed;
 use crate::core::table::Equivocations;
@@ -37,6 +39,8 @@ pub(crate) async fn sweep(node: Arc<Node>, bridge: Component, configured_members
                 presence_at = now.mono + PRESENCE_INTERVAL;
                 directory.presence.sweep(now.mono);
                 directory.members.sweep(now.mono);
+                directory.edges.sweep(now.mono);
+                node.hub.bridge.lock().sweep(now.mono);
             }
             (due, directory.sessions.next_deadline(), more)
         };
@@ -79,19 +83,30 @@ impl Reports {
 }
 
 fn observe(node: &Node, bridge: &Component, configured_members: usize) {
-    let (records, services, unlisted, links) = {
+    let (records, services, unlisted, links, edges) = {
         let directory = node.directory.read();
         let services = directory.table.services();
-        (directory.table.len(), services.len(), services.unlisted(), directory.members.links())
+        (
+            directory.table.len(),
+            services.len(),
+            services.unlisted(),
+            directory.members.links(),
+            directory.edges.links(),
+        )
     };
     // A list of members may name this server, too: every member can have the same one.
-    let wanted = configured_members.saturating_sub(usize::from(node.hub.is_configured(&node.id)));
+    let configured = configured_members.saturating_sub(usize::from(node.hub.is_configured(&node.id)));
+    let wanted = match node.role {
+        Role::Member => configured,
+        Role::Edge => configured.min(EDGE_LINKS),
+    };
     metrics::gauge!("rendezvous_records").set(records as f64);
     metrics::gauge!("rendezvous_services").set(services as f64);
     metrics::gauge!("rendezvous_services_unlisted").set(unlisted as f64);
     metrics::gauge!("rendezvous_sessions").set(node.sessions.lock().total() as f64);
     metrics::gauge!("rendezvous_registrations").set(node.registrations.lock().total() as f64);
     metrics::gauge!("rendezvous_links").set(links as f64);
+    metrics::gauge!("rendezvous_edges").set(edges as f64);
     metrics::gauge!("rendezvous_watched").set(node.hub.watching.count() as f64);
     if links >= wanted {
         bridge.ready();

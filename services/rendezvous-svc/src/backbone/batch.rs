@@ -12,9 +12,10 @@ use crate::core::Now;
 use crate::core::bridge::Bridge;
 use crate::core::directory::Directory;
 use crate::core::homes::FOREVER;
-use crate::core::members::LinkTicket;
+use crate::core::members::{LinkTicket, Role};
 use crate::core::outbox::Next;
 use crate::core::places::Slot;
+use crate::core::session::REMEMBERED;
 use crate::node::Node;
 
 /// Of everything at most so many go into a batch, so that it stays below the bound of a message: a record has at most 4 KiB, a
@@ -24,11 +25,15 @@ const MOST: usize = 64;
 const MEMBERS_BYTES: usize = 64 * 1024;
 
 /// The next batch for a member, if there is anything to tell.
-pub(super) fn next(node: &Node, member: &PeerId, ticket: LinkTicket) -> Option<wire::BridgeBatch> {
+pub(super) fn next(
+    node: &Node,
+    (member, role): (&PeerId, Role),
+    ticket: LinkTicket,
+) -> Option<wire::BridgeBatch> {
     let (number, next) = node.hub.next(member, ticket, MOST)?;
     let directory = node.directory.read();
     let bridge = node.hub.bridge.lock();
-    let filling = Filling { node, directory: &directory, bridge: &bridge, member, now: node.now() };
+    let filling = Filling { node, directory: &directory, bridge: &bridge, member, role, now: node.now() };
     Some(filling.batch(number, &next))
 }
 
@@ -37,6 +42,8 @@ struct Filling<'a> {
     directory: &'a Directory,
     bridge: &'a Bridge<Slot>,
     member: &'a PeerId,
+    /// What the other end is.
+    role: Role,
     now: Now,
 }
 
@@ -48,6 +55,7 @@ impl Filling<'_> {
             synced: next.told_all,
             knowledge_age: next.told_all.then(|| duration_to_wire(self.bridge.knowledge(self.now.mono))),
             records: self.records(next),
+            homes: next.homes.iter().map(|home| self.home(home, self.now.mono)).collect(),
             words: next.words.iter().filter_map(|about| self.word(about, self.now.mono)).collect(),
             interest: next.interest.iter().map(|peer| self.interest(peer)).collect(),
             members: if next.members { self.members() } else { Vec::new() },
@@ -71,6 +79,18 @@ impl Filling<'_> {
         Some(wire::MemberWord { member_id, linked: word.linked, age, in_ring: word.in_ring })
     }
 
+    /// A member is told of edges, and hears of their links with this server; an edge is told of all homes, as they are.
+    fn home(&self, home: &PeerId, now: Instant) -> wire::HomeWord {
+        let far = self.bridge.far();
+        let dead_for = match self.role {
+            // What others say of it they tell themselves.
+            Role::Member => (!far.is_linked(home)).then(|| far.silent_for(home, now)),
+            Role::Edge => self.bridge.dead_for(home, now),
+        };
+        let age = dead_for.map(|dead_for| duration_to_wire(dead_for.min(REMEMBERED)));
+        wire::HomeWord { home_id: home.to_wire(), alive: dead_for.is_none(), age }
+    }
+
     fn interest(&self, peer: &PeerId) -> wire::PresenceInterest {
         let wanted = self.bridge.interest().wants(self.member, peer);
         wire::PresenceInterest { peer_id: peer.to_wire(), wanted }
@@ -90,8 +110,7 @@ impl Filling<'_> {
         let own = stating::own(self.directory, peer, revision, self.now);
         let has_asked = self.bridge.is_subscribed(self.member, peer);
         let others = self.directory.presence.said(peer).filter(|said| {
-            said.home != *self.member
-                && (has_asked || !self.bridge.ring().are_linked(self.member, &said.home))
+            said.home != *self.member && (has_asked || !self.bridge.hears(self.member, &said.home))
         });
         let before = batch.presence.len();
         batch.presence.extend(own);

@@ -9,12 +9,14 @@ use p2psb_client::{Dialer, Endpoint, resolve};
 use p2psb_proto::error::Reason;
 use p2psb_proto::model::{PeerId, PeerRecord, Signed};
 use p2psb_runtime::retry::Backoff;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 
 use super::handshake::{self, Refused};
 use super::link::Ended;
 use super::trust::Trust;
 use crate::convert;
+use crate::core::members::Role;
 use crate::core::public::is_public;
 use crate::node::Node;
 
@@ -28,6 +30,8 @@ const COURTESY: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(15);
 /// An address that leads back to this server is tried again only after this long.
 const OWN_PAUSE: Duration = Duration::from_secs(600);
+/// Links that an edge keeps.
+pub(crate) const EDGE_LINKS: usize = 3;
 
 /// What dialing needs.
 #[derive(Clone)]
@@ -37,9 +41,28 @@ pub(crate) struct Work {
     pub(crate) trust: Trust,
     /// Dial private addresses that others told.
     pub(crate) allow_private: bool,
+    /// Links that may be at once.
+    places: Arc<Semaphore>,
 }
 
 impl Work {
+    /// Links with all members, or of an edge with some.
+    pub(crate) fn new(node: &Arc<Node>, dialer: Dialer, trust: Trust, allow_private: bool) -> Self {
+        let links = match node.role {
+            Role::Member => Semaphore::MAX_PERMITS,
+            Role::Edge => EDGE_LINKS,
+        };
+        Self { node: Arc::clone(node), dialer, trust, allow_private, places: Arc::new(Semaphore::new(links)) }
+    }
+
+    /// Waits until one more link may be; `None` when the server drains.
+    async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        tokio::select! {
+            place = self.places.acquire() => place.ok(),
+            () = self.node.drain.begun() => None,
+        }
+    }
+
     /// Dials whoever has to be dialed until the server drains; ends when the dialed links have ended.
     pub(crate) async fn run(self, configured: Vec<Endpoint>) {
         let mut configured: JoinSet<()> =
@@ -69,7 +92,11 @@ impl Work {
 
     /// Members without a link whom no task dials yet.
     fn to_dial(&self, dialed: &HashSet<PeerId>) -> Vec<PeerId> {
-        let members = self.node.directory.read().members.all();
+        let mut members = self.node.directory.read().members.all();
+        if self.node.role == Role::Edge {
+            // Not every edge is to have its links with the same members.
+            fastrand::shuffle(&mut members);
+        }
         let open = members.into_iter().filter(|member| !member.linked).map(|member| member.peer);
         open.filter(|peer| !dialed.contains(peer) && !self.node.hub.is_configured(peer)).collect()
     }
@@ -107,7 +134,9 @@ impl Work {
                     break;
                 }
             }
+            let Some(place) = self.place().await else { break };
             let attempt = self.dial(&endpoint).await;
+            drop(place);
             who = match &attempt {
                 Ok(ended) => Some(ended.peer),
                 Err(refused) => refused.peer.or(who),
@@ -124,10 +153,12 @@ impl Work {
     async fn keep_named(self, peer: PeerId) -> PeerId {
         let mut backoff = backoff();
         while !self.draining() && self.node.directory.read().members.contains(&peer) {
-            if self.node.id > peer {
+            // An edge is dialed by nobody, and goes to those first that it was configured with.
+            if self.node.id > peer || self.node.role == Role::Edge {
                 self.pause(COURTESY.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
             }
             self.unlinked(&peer).await;
+            let Some(place) = self.place().await else { break };
             if self.draining() || self.node.hub.is_configured(&peer) {
                 break;
             }
@@ -142,6 +173,7 @@ impl Work {
                     break;
                 }
             }
+            drop(place);
             self.pause(pause).await;
         }
         peer

@@ -14,9 +14,9 @@ use p2psb_proto::wire::rendezvous::v1::bridge_question::Question;
 use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
 
+use super::asking::patience;
 use crate::convert;
 use crate::core::directory::{INCOMPLETE_RETRY, Located, Page, PageLimits, Query};
-use crate::core::lookup::Patience;
 use crate::core::page::Cursor;
 use crate::core::placement::Key;
 use crate::core::union::unite;
@@ -59,7 +59,7 @@ async fn ask(node: &Arc<Node>, owners: &[PeerId], query: &Query) -> Vec<Page> {
     });
     let asked = owners.iter().filter_map(|owner| node.hub.ask(owner, question.clone()));
     let mut asked: FuturesUnordered<_> = asked.collect();
-    let mut until = Instant::now() + Patience::default().deadline;
+    let mut until = Instant::now() + patience(node).deadline;
     let mut pages = Vec::new();
     while let Ok(Some(answer)) = timeout_at(until, asked.next()).await {
         let Ok(wire::BridgeAnswer { answer: Some(Arm::Providers(said)), .. }) = answer else { continue };
@@ -102,12 +102,23 @@ fn located(node: &Node, wanted: &ServiceQuery, said: LocatedPeer) -> Result<Loca
 
 /// Answers a member that asks.
 pub(super) fn answer(node: &Node, asked: wire::FindByServiceRequest) -> Result<Arm, Failure> {
+    let query = over_a_link(asked)?;
+    let page = node.directory.read().find(&query, node.now());
+    Ok(Arm::Providers(to_wire(&page, &query.wanted)?))
+}
+
+/// Answers an edge that asks: with all that the owners know.
+pub(super) async fn answer_edge(node: &Arc<Node>, asked: wire::FindByServiceRequest) -> Result<Arm, Failure> {
+    let query = over_a_link(asked)?;
+    let wanted = query.wanted.clone();
+    Ok(Arm::Providers(to_wire(&find(node, query).await?, &wanted)?))
+}
+
+fn over_a_link(asked: wire::FindByServiceRequest) -> Result<Query, Failure> {
     let wanted = ServiceQuery::parse(&asked.service, asked.filters)?;
     let from = Cursor::parse(&asked.page_token, &wanted)?;
     let items = p2psb_proto::model::presence::page_size(asked.page_size, 1);
-    let query = Query { wanted, from, limits: PageLimits { items, bytes: LINK_PAGE_BYTES } };
-    let page = node.directory.read().find(&query, node.now());
-    Ok(Arm::Providers(to_wire(&page, &query.wanted)?))
+    Ok(Query { wanted, from, limits: PageLimits { items, bytes: LINK_PAGE_BYTES } })
 }
 
 /// A page as it is told.

@@ -1,5 +1,6 @@
 //! How a link begins, at both ends: hello, hello with proof, proof.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,11 +23,11 @@ use tracing::Instrument as _;
 
 use super::MESSAGE_BYTES;
 use super::frame::Frame;
-use super::link::{self, Ended, Link};
+use super::link::{self, EdgePlace, Ended, Link, OtherEnd};
 use super::mailbox::Says;
 use super::trust::Trust;
-use crate::api::status::draining;
-use crate::core::members::{DialedBy, LinkRefused};
+use crate::api::status::{draining, full};
+use crate::core::members::{DialedBy, LinkRefused, Role};
 use crate::node::{Caller, Node, random};
 
 /// Batches that may wait to be sent: the outbox holds the rest.
@@ -92,13 +93,12 @@ pub(crate) fn accept(
     if node.drain.has_begun() {
         return Err(draining());
     }
-    let trust = node.trust.clone().ok_or_else(disabled)?;
     let (outbound, answers) = mpsc::channel(QUEUE);
     let inbound = inbound.map(|message| message.map(Frame::of_request)).boxed();
     let ends = Ends { inbound, outbound: outbound.clone(), binding: caller.binding };
     let node = Arc::clone(node);
     let task = async move {
-        let ended = match within(listen(&node, &trust, ends)).await {
+        let ended = match within(listen(&node, caller.ip(), ends)).await {
             Ok((link, says, ends)) => link.run(None, ends.inbound, (ends.outbound, says)).await.reason,
             Err(failure) => {
                 log_refusal(&node, &failure, &caller);
@@ -125,9 +125,34 @@ fn log_refusal(node: &Node, failure: &Failure, caller: &Caller) {
     }
 }
 
-async fn listen(node: &Arc<Node>, trust: &Trust, mut ends: Ends) -> Result<(Link, Says, Ends), Failure> {
+/// Whether somebody of this role may have a link with this server, before it has proven anything.
+fn admit(node: &Arc<Node>, role: Role, from: Option<IpAddr>) -> Result<OtherEnd, Failure> {
+    match (node.role, role) {
+        (Role::Edge, _) => {
+            let text = "this server is an edge of its backbone; links are made with members";
+            Err(Failure::new(Reason::BridgeDisabled, text))
+        }
+        (Role::Member, Role::Member) if node.trust.is_none() => Err(disabled()),
+        (Role::Member, Role::Member) => Ok(OtherEnd::Member),
+        (Role::Member, Role::Edge) if !node.takes_edges => {
+            Err(Failure::new(Reason::BridgeDisabled, "this server takes no edges: bridge.edges is off"))
+        }
+        (Role::Member, Role::Edge) => Ok(OtherEnd::Edge(EdgePlace::take(node, from).map_err(full)?)),
+    }
+}
+
+async fn listen(
+    node: &Arc<Node>,
+    from: Option<IpAddr>,
+    mut ends: Ends,
+) -> Result<(Link, Says, Ends), Failure> {
     let Frame::Hello(hello) = ends.next().await? else { return Err(unexpected("hello")) };
     let theirs = read_hello(node, &hello)?;
+    let other = admit(node, theirs.role, from)?;
+    let trust = match &other {
+        OtherEnd::Member => node.trust.clone().ok_or_else(disabled)?,
+        OtherEnd::Edge(_) => Trust::nobody(),
+    };
     let transcript = Transcript {
         network: node.network,
         peer: theirs.peer,
@@ -141,8 +166,15 @@ async fn listen(node: &Arc<Node>, trust: &Trust, mut ends: Ends) -> Result<(Link
     ends.send(own_hello(node, &transcript.server_nonce, hello.link_seq, Some(proof))).await?;
 
     let Frame::Authenticate(answer) = ends.next().await? else { return Err(unexpected("authenticate")) };
-    trust.verify(&theirs.peer, &transcript, ProofRole::BridgeDialer, &ends.binding, Some(&answer))?;
-    let (link, says) = Link::open(node, DialedBy::Them, hello.link_seq, theirs)?;
+    match &other {
+        OtherEnd::Member => {
+            trust.verify(&theirs.peer, &transcript, ProofRole::BridgeDialer, &ends.binding, Some(&answer))?;
+        }
+        OtherEnd::Edge(_) => {
+            Trust::verify_id(&transcript, ProofRole::BridgeDialer, &ends.binding, Some(&answer))?;
+        }
+    }
+    let (link, says) = Link::open(node, DialedBy::Them, hello.link_seq, (theirs, other))?;
     Ok((link, says, ends))
 }
 
@@ -157,6 +189,10 @@ fn own_hello(node: &Node, nonce: &Nonce, link_seq: u64, proof: Option<wire::Brid
         boot_id: said.boot,
         up_for: Some(duration_to_wire(said.up_for)),
         oldest_up_for: Some(duration_to_wire(said.oldest_up_for)),
+        role: match node.role {
+            Role::Member => wire::BridgeRole::Member,
+            Role::Edge => wire::BridgeRole::Edge,
+        } as i32,
     }))
 }
 
@@ -167,6 +203,7 @@ pub(super) struct Theirs {
     pub(super) record: SignedRecord,
     /// Which life of it this is.
     pub(super) boot: u64,
+    pub(super) role: Role,
     pub(super) up_for: Duration,
     pub(super) oldest_up_for: Duration,
 }
@@ -182,6 +219,10 @@ fn read_hello(node: &Node, hello: &wire::BridgeHello) -> Result<Theirs, Failure>
         nonce: nonce(&hello.nonce)?,
         record,
         boot: hello.boot_id,
+        role: match hello.role() {
+            wire::BridgeRole::Edge => Role::Edge,
+            wire::BridgeRole::Unspecified | wire::BridgeRole::Member => Role::Member,
+        },
         up_for: duration_from_wire(hello.up_for.as_ref()),
         oldest_up_for: duration_from_wire(hello.oldest_up_for.as_ref()),
     })
@@ -255,7 +296,7 @@ pub(super) async fn dialed(
         }
     };
     let peer = theirs.peer;
-    let (link, says) = Link::open(node, DialedBy::Us, link_seq, theirs)
+    let (link, says) = Link::open(node, DialedBy::Us, link_seq, (theirs, OtherEnd::Member))
         .map_err(|failure| Refused { peer: Some(peer), failure })?;
     let ended = link.run(Some(first), ends.inbound, (ends.outbound, says)).await;
     drop(connection);
@@ -271,7 +312,11 @@ async fn prove_both(
     theirs: Option<&wire::BridgeProof>,
 ) -> Result<Frame, Failure> {
     let peer = transcript.server;
-    trust.verify(&peer, transcript, ProofRole::BridgeListener, &ends.binding, theirs)?;
+    match node.role {
+        Role::Member => trust.verify(&peer, transcript, ProofRole::BridgeListener, &ends.binding, theirs)?,
+        // An edge believes nobody more than peers sign.
+        Role::Edge => Trust::verify_id(transcript, ProofRole::BridgeListener, &ends.binding, theirs)?,
+    }
     node.directory.read().members.may_link(&peer, DialedBy::Us, transcript.session_seq)?;
     let key = node.identity.key();
     let proof = trust.prove(transcript, ProofRole::BridgeDialer, &ends.binding, key);

@@ -12,13 +12,18 @@ use super::stating;
 use crate::convert;
 use crate::core::homes::FOREVER;
 use crate::core::interest::TooManySubscriptions;
-use crate::core::members::LinkTicket;
+use crate::core::members::{LinkTicket, Role};
 use crate::core::own::SERVICE;
 use crate::core::placement::Operator;
+use crate::core::presence::Said;
 use crate::core::ring::Word;
+use crate::core::session::REMEMBERED;
 use crate::core::table::Merged;
-use crate::core::telling::Origin;
 use crate::node::Node;
+use crate::records::Teller;
+
+/// Statements of one edge about its peers that are kept: anybody may be an edge, and sign as many sessions as it likes.
+const EDGE_STATEMENTS: usize = 16_384;
 
 /// What came of a batch.
 #[derive(Debug, Default)]
@@ -40,7 +45,9 @@ impl Heard {
 
 /// How much a batch holds.
 pub(super) fn size(batch: &wire::BridgeBatch) -> usize {
-    batch.records.len() + batch.presence.len() + batch.members.len() + batch.words.len()
+    let (about_peers, about_members) =
+        (batch.records.len() + batch.presence.len(), batch.members.len() + batch.words.len());
+    about_peers + about_members + batch.interest.len() + batch.homes.len()
 }
 
 /// Checks the bounds of a batch.
@@ -52,6 +59,7 @@ pub(super) fn check(batch: &wire::BridgeBatch) -> Result<(), Failure> {
         ("unheard", batch.unheard.len(), limits::BATCH_ITEMS),
         ("members", batch.members.len(), limits::MEMBERS),
         ("words", batch.words.len(), limits::MEMBERS),
+        ("homes", batch.homes.len(), limits::MEMBERS),
     ] {
         if count > limit {
             let text = format!("a batch has at most {limit} {what}, this one {count}");
@@ -65,6 +73,7 @@ pub(super) fn check(batch: &wire::BridgeBatch) -> Result<(), Failure> {
 pub(super) struct Hearing<'a> {
     pub(super) node: &'a Node,
     pub(super) from: PeerId,
+    pub(super) teller: Teller,
     pub(super) link: LinkTicket,
 }
 
@@ -75,11 +84,16 @@ impl Hearing<'_> {
         if batch.begins {
             self.if_current(|node| node.directory.write().presence.begin(self.from, node.now().mono));
         }
-        for record in batch.members {
-            self.member(record, &mut heard);
-        }
-        for word in batch.words {
-            self.word(&word).unwrap_or_else(|failure| heard.count(failure));
+        if self.teller == Teller::Member {
+            for record in batch.members {
+                self.member(record, &mut heard);
+            }
+            for word in batch.words {
+                self.word(&word).unwrap_or_else(|failure| heard.count(failure));
+            }
+            for word in batch.homes {
+                self.home(&word).unwrap_or_else(|failure| heard.count(failure));
+            }
         }
         for record in batch.records {
             self.merge(record, &mut heard);
@@ -105,13 +119,19 @@ impl Hearing<'_> {
 
     /// Takes the member's word, unless another link took the place of this one: of two only that one may speak.
     fn if_current<T: Default>(&self, say: impl FnOnce(&Node) -> T) -> T {
-        let is_current = self.node.directory.read().members.is_current(&self.from, self.link);
+        let is_current = {
+            let directory = self.node.directory.read();
+            match self.teller {
+                Teller::Member => directory.members.is_current(&self.from, self.link),
+                Teller::Edge(_) => directory.edges.is_current(&self.from, self.link),
+            }
+        };
         if is_current { say(self.node) } else { T::default() }
     }
 
     /// Returns whether the record was good, known before or not.
     fn merge(&self, record: SignedRecord, heard: &mut Heard) -> bool {
-        match self.node.merge(record, self.from) {
+        match self.node.merge(record, self.from, self.teller) {
             Ok(Merged::Changed | Merged::Known) => true,
             Err(failure) => {
                 heard.count(failure);
@@ -146,14 +166,46 @@ impl Hearing<'_> {
         Ok(())
     }
 
+    fn home(&self, said: &wire::HomeWord) -> Result<(), Failure> {
+        let home = PeerId::from_slice(&said.home_id)
+            .map_err(|error| Failure::new(Reason::InvalidArgument, format!("home_id: {error}")))?;
+        let age = duration_from_wire(said.age.as_ref()).min(REMEMBERED);
+        self.if_current(|node| {
+            let now = node.now().mono;
+            node.hub.tell(|bridge| bridge.home_word(self.from, home, said.alive, age, now));
+        });
+        Ok(())
+    }
+
+    /// Whose word a member or edge may bring: its own; a member also that of homes that are known, to an edge that of any home
+    /// of a peer that the edge asked for.
+    fn may_bring(&self, said: &Said) -> Result<bool, Failure> {
+        let directory = self.node.directory.read();
+        if let Teller::Edge(_) = self.teller {
+            let is_full = directory.presence.of_home(&self.from) >= EDGE_STATEMENTS;
+            return match said.is_direct {
+                true if is_full && !directory.presence.is_said_by(&said.peer, |home| *home == self.from) => {
+                    let text = format!("of one edge at most {EDGE_STATEMENTS} statements are kept");
+                    Err(Failure::new(Reason::LimitExceeded, text).with("limit", "bridge.edge_statements"))
+                }
+                is_direct => Ok(is_direct),
+            };
+        }
+        let bridge = self.node.hub.bridge.lock();
+        let is_asked_for = bridge.role() == Role::Edge && bridge.interest().is_watched(&said.peer);
+        Ok(said.is_direct
+            || directory.members.contains(&said.home)
+            || bridge.far().contains(&said.home)
+            || is_asked_for)
+    }
+
     fn presence(&self, said: &wire::HomePresence) -> Result<(), Failure> {
         let said = stating::read(said, self.from, self.node.now())?;
         let (home, peer) = (said.home, said.peer);
-        let (is_known, may_be) = {
-            let directory = self.node.directory.read();
+        let may_be = self.may_bring(&said)?;
+        let is_known = {
             let (seq, source) = (said.statement.session_seq, said.statement.source);
-            let may_be = said.is_direct || directory.members.contains(&home);
-            (directory.presence.knows(&home, &peer, seq, source), may_be)
+            self.node.directory.read().presence.knows(&home, &peer, seq, source)
         };
         if home != self.node.id && may_be {
             if !is_known {
@@ -161,7 +213,7 @@ impl Hearing<'_> {
             }
             let is_news = self.if_current(|node| node.directory.write().presence.state(said));
             if is_news {
-                self.node.presence(peer, Origin::Member(self.from));
+                self.node.presence(peer, self.teller.origin(self.from));
             }
         }
         self.node.hub.tell(|bridge| bridge.answered(&self.from, &peer));
@@ -188,10 +240,15 @@ impl Hearing<'_> {
         let gone = self.if_current(|node| {
             let mut directory = node.directory.write();
             let bridge = node.hub.bridge.lock();
-            directory.presence.synced(&self.from, |peer| bridge.owns(peer))
+            // An edge tells all of its peers to each of its members, a member each owner what it owns.
+            let is_edge = matches!(self.teller, Teller::Edge(_));
+            directory.presence.synced(&self.from, |peer| is_edge || bridge.owns(peer))
         });
         for peer in gone {
-            self.node.presence(peer, Origin::Member(self.from));
+            self.node.presence(peer, self.teller.origin(self.from));
+        }
+        if self.teller != Teller::Member {
+            return;
         }
         let now = self.node.now().mono;
         self.if_current(|node| node.hub.tell(|bridge| bridge.told_all(self.from, knowledge, now)));

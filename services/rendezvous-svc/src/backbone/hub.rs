@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::mailbox::{Mailbox, Says};
 use crate::core::bridge::Bridge;
-use crate::core::members::LinkTicket;
+use crate::core::members::{LinkTicket, Role};
 use crate::core::outbox::Next;
 use crate::core::placement::Key;
 use crate::core::places::Slot;
@@ -126,10 +126,10 @@ impl Hub {
         last.map_or(now.0, |last| (last + 1).max(now.0))
     }
 
-    /// A link is up. The one it replaces is cut.
+    /// A link with a member or edge is up. The one it replaces is cut.
     pub(super) fn join(
         &self,
-        peer: PeerId,
+        (peer, role): (PeerId, Role),
         ticket: LinkTicket,
         said: &Introduction,
         now: Instant,
@@ -141,17 +141,29 @@ impl Hub {
         if let Some((_, old)) = old {
             old.replace();
         }
-        bridge.linked(peer, said, now);
+        match role {
+            Role::Member => bridge.linked(peer, said, now),
+            Role::Edge => bridge.edge_linked(peer, now),
+        }
         (mailbox, says)
     }
 
-    /// A link ended, whose member had been silent for so long.
-    pub(super) fn leave(&self, peer: &PeerId, ticket: LinkTicket, silent_for: Duration, now: Instant) {
+    /// A link ended, whose other end had been silent for so long.
+    pub(super) fn leave(
+        &self,
+        (peer, role): (&PeerId, Role),
+        ticket: LinkTicket,
+        silent_for: Duration,
+        now: Instant,
+    ) {
         let mut bridge = self.bridge.lock();
         let mut links = self.links.write();
         if links.get(peer).is_some_and(|(current, _)| *current == ticket) {
             links.remove(peer);
-            bridge.unlinked(peer, silent_for, now);
+            match role {
+                Role::Member => bridge.unlinked(peer, silent_for, now),
+                Role::Edge => bridge.edge_unlinked(peer, silent_for, now),
+            }
         }
     }
 
@@ -160,6 +172,14 @@ impl Hub {
         self.tell(Bridge::members_changed);
         self.stir();
         self.changed.send_replace(());
+    }
+
+    /// A link came or went.
+    pub(super) fn links_changed(&self, role: Role) {
+        match role {
+            Role::Member => self.members_changed(),
+            Role::Edge => self.tell(|_| ()),
+        }
     }
 
     /// Somebody was heard of: only who dials has to know.

@@ -4,6 +4,7 @@
 //! ends both forget it, unless a newer one took its place. Batches are applied in the order of their numbers, and what was not
 //! acknowledged goes out again over the next link.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use p2psb_proto::model::{PeerId, limits};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::bridge_question::Question;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tonic::Status;
 
@@ -23,13 +24,19 @@ use super::handshake::{Inbound, Outbound, Theirs};
 use super::hearing::{self, Hearing};
 use super::mailbox::{Mailbox, Says};
 use super::{asking, batch, confirming};
+use crate::core::admission::LimitReached;
 use crate::core::bridge::Mark;
 use crate::core::delivery::{ACKNOWLEDGE_AFTER, Arrived, OutOfWindow};
-use crate::core::members::{DialedBy, LinkRefused, LinkTicket};
+use crate::core::members::{DialedBy, LinkRefused, LinkTicket, Role};
 use crate::core::presence::{MARK_INTERVAL, MARKS_MISSED};
 use crate::core::ring::Introduction;
 use crate::node::Node;
+use crate::records::Teller;
 
+/// Questions of an edge that may be under way: its members ask owners for it.
+const EDGE_QUESTIONS: usize = 64;
+/// So long takes each statement of an edge at least: 1000 a second. Anybody may be one, and signatures cost time.
+const EDGE_PACE: Duration = Duration::from_millis(1);
 /// Batches with at most so many statements are verified at once; larger ones beside the runtime.
 const SMALL_BATCH: usize = 8;
 /// When the server drains, how long the last changes may take to be told after the last session.
@@ -55,10 +62,50 @@ pub(super) fn from_stream(status: &Status) -> Failure {
     }
 }
 
+/// What is at the other end of a link.
+pub(super) enum OtherEnd {
+    /// A member: it is trusted to be asked.
+    Member,
+    /// An edge, which has a place among those that come from there.
+    Edge(EdgePlace),
+}
+
+impl OtherEnd {
+    pub(super) const fn role(&self) -> Role {
+        match self {
+            Self::Member => Role::Member,
+            Self::Edge(_) => Role::Edge,
+        }
+    }
+}
+
+/// A place among the edges, given back when dropped.
+pub(super) struct EdgePlace {
+    node: Arc<Node>,
+    from: Option<IpAddr>,
+    /// Its questions that may be under way.
+    questions: Arc<Semaphore>,
+}
+
+impl EdgePlace {
+    /// Takes one.
+    pub(super) fn take(node: &Arc<Node>, from: Option<IpAddr>) -> Result<Self, LimitReached> {
+        node.edges.lock().enter(from)?;
+        Ok(Self { node: Arc::clone(node), from, questions: Arc::new(Semaphore::new(EDGE_QUESTIONS)) })
+    }
+}
+
+impl Drop for EdgePlace {
+    fn drop(&mut self) {
+        self.node.edges.lock().leave(self.from);
+    }
+}
+
 /// A link that is up.
 pub(super) struct Link {
     node: Arc<Node>,
     peer: PeerId,
+    other: OtherEnd,
     ticket: LinkTicket,
     mailbox: Arc<Mailbox>,
     since: Instant,
@@ -75,28 +122,34 @@ impl Link {
         node: &Arc<Node>,
         dialed_by: DialedBy,
         seq: u64,
-        theirs: Theirs,
+        (theirs, other): (Theirs, OtherEnd),
     ) -> Result<(Self, Says), Failure> {
-        let peer = theirs.peer;
-        node.merge(theirs.record, peer)?;
+        let (peer, role) = (theirs.peer, other.role());
+        if role == Role::Member {
+            node.merge(theirs.record, peer, Teller::Member)?;
+        }
         let operator = hearing::operator(node, &peer);
         let Theirs { boot, up_for, oldest_up_for, .. } = theirs;
         let said = Introduction { operator, boot, up_for, oldest_up_for };
         let now = node.now().mono;
         let (ticket, (mailbox, says)) = {
             let mut directory = node.directory.write();
-            let linked = directory.members.link(peer, dialed_by, seq, now)?;
+            if role == Role::Edge && directory.members.is_linked(&peer) {
+                return Err(LinkRefused::Duplicate.into());
+            }
+            let linked = directory.links_with(role).link(peer, dialed_by, seq, now)?;
             directory.presence.linked(peer, now);
-            (linked.ticket, node.hub.join(peer, linked.ticket, &said, now))
+            (linked.ticket, node.hub.join((peer, role), linked.ticket, &said, now))
         };
-        node.hub.members_changed();
+        node.hub.links_changed(role);
         node.hub.watching.home_changed(&peer);
         metrics::counter!("rendezvous_links_total").increment(1);
-        tracing::info!(member = %peer, dialed_by = ?dialed_by, "linked");
+        tracing::info!(member = %peer, ?role, ?dialed_by, "linked");
         let since = Instant::now();
         let link = Self {
             node: Arc::clone(node),
             peer,
+            other,
             ticket,
             mailbox,
             since,
@@ -170,7 +223,7 @@ impl Link {
     /// The next batch, once there is one.
     async fn next_batch(&self) -> wire::BridgeBatch {
         loop {
-            if let Some(batch) = batch::next(&self.node, &self.peer, self.ticket) {
+            if let Some(batch) = batch::next(&self.node, (&self.peer, self.other.role()), self.ticket) {
                 return batch;
             }
             if self.node.hub.has_told(&self.peer) {
@@ -222,7 +275,7 @@ impl Link {
 
     async fn heard(&self, frame: Frame) -> Result<(), Failure> {
         let now = self.node.now().mono;
-        self.node.directory.write().members.heard(&self.peer, now);
+        self.node.directory.write().links_with(self.other.role()).heard(&self.peer, now);
         match frame {
             Frame::Mark(mark) => self.marked(&mark, now),
             Frame::Batch(batch) => {
@@ -235,12 +288,7 @@ impl Link {
                     self.owes.notify_one();
                 }
             }
-            Frame::Question(wire::BridgeQuestion { number, question: Some(Question::Confirm(asked)) }) => {
-                confirming::answer(&self.node, &self.mailbox, number, &asked);
-            }
-            Frame::Question(question) => {
-                self.mailbox.say(Frame::Answer(asking::answer(&self.node, question)))
-            }
+            Frame::Question(question) => self.asked(question),
             Frame::Answer(answer) => self.mailbox.answered(answer),
             Frame::Hello(_) | Frame::Authenticate(_) => {
                 return Err(Failure::new(Reason::UnexpectedMessage, "the link is open already"));
@@ -249,16 +297,31 @@ impl Link {
         Ok(())
     }
 
+    fn asked(&self, question: wire::BridgeQuestion) {
+        match (&self.other, question) {
+            (OtherEnd::Edge(place), question) => {
+                asking::answer_edge(&self.node, &self.mailbox, &place.questions, question);
+            }
+            (OtherEnd::Member, wire::BridgeQuestion { number, question: Some(Question::Confirm(asked)) }) => {
+                confirming::answer(&self.node, &self.mailbox, number, &asked)
+            }
+            (OtherEnd::Member, question) => {
+                self.mailbox.say(Frame::Answer(asking::answer(&self.node, question)));
+            }
+        }
+    }
+
     /// Takes the member's mark, unless another link took the place of this one.
     fn marked(&self, said: &wire::BridgeMark, now: std::time::Instant) {
         let age = duration_from_wire(said.as_of_age.as_ref()).min(limits::RECORD_LIFETIME);
         let as_of = now.checked_sub(age).unwrap_or(now);
         let mut directory = self.node.directory.write();
-        if !directory.members.is_current(&self.peer, self.ticket) {
+        let links = directory.links_with(self.other.role());
+        if !links.is_current(&self.peer, self.ticket) {
             return;
         }
+        links.loaded(&self.peer, said.sessions);
         directory.presence.mark(&self.peer, said.sessions, as_of);
-        directory.members.loaded(&self.peer, said.sessions);
         let heard = Mark {
             sent: said.sent,
             received: said.received,
@@ -270,18 +333,26 @@ impl Link {
             bridge.marked(self.peer, &heard);
             // Of homes that only the other end hears it is known a mark of theirs later.
             let through = as_of.checked_sub(MARK_INTERVAL).unwrap_or(as_of);
-            let ring = bridge.ring();
             let own = bridge.own();
-            let only_there =
-                |home: &PeerId| !ring.are_linked(&own, home) && ring.are_linked(&self.peer, home);
+            let only_there = |home: &PeerId| bridge.hears(&self.peer, home) && !bridge.hears(&own, home);
             directory.presence.mark_through(only_there, through);
         });
+    }
+
+    /// How much time there must be between two statements of the other end.
+    fn pace(&self) -> Option<Duration> {
+        matches!(self.other, OtherEnd::Edge(_)).then_some(EDGE_PACE)
     }
 
     async fn apply(&self, batch: wire::BridgeBatch) -> Result<(), Failure> {
         let (node, from, link) = (Arc::clone(&self.node), self.peer, self.ticket);
         let is_small = hearing::size(&batch) <= SMALL_BATCH;
-        let hear = move || Hearing { node: &node, from, link }.take(batch);
+        let teller = match &self.other {
+            OtherEnd::Member => Teller::Member,
+            OtherEnd::Edge(place) => Teller::Edge(place.from),
+        };
+        let (items, pace) = (hearing::size(&batch), self.pace());
+        let hear = move || Hearing { node: &node, from, teller, link }.take(batch);
         let heard = if is_small {
             hear()
         } else {
@@ -289,6 +360,10 @@ impl Link {
                 .await
                 .map_err(|error| Failure::new(Reason::Internal, format!("a batch was not taken: {error}")))?
         };
+        if let Some(pace) = pace {
+            // What it says waits in its own buffers, not here.
+            tokio::time::sleep(pace * u32::try_from(items).unwrap_or(u32::MAX)).await;
+        }
         if heard.new_members {
             self.node.hub.heard_of_members();
         }
@@ -311,13 +386,15 @@ impl Drop for Link {
         let now = self.node.now().mono;
         let (was_current, silent_for) = {
             let mut directory = self.node.directory.write();
-            let heard = directory.members.view(&self.peer).and_then(|member| member.heard);
+            let links = directory.links_with(self.other.role());
+            let heard = links.view(&self.peer).and_then(|member| member.heard);
             let silent_for = heard.map(|heard| now.saturating_duration_since(heard)).unwrap_or_default();
-            (directory.members.unlink(&self.peer, self.ticket), silent_for)
+            (links.unlink(&self.peer, self.ticket), silent_for)
         };
         if was_current {
-            self.node.hub.leave(&self.peer, self.ticket, silent_for, now);
-            self.node.hub.members_changed();
+            let role = self.other.role();
+            self.node.hub.leave((&self.peer, role), self.ticket, silent_for, now);
+            self.node.hub.links_changed(role);
             self.node.hub.watching.home_changed(&self.peer);
         }
     }

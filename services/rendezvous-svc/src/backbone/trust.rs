@@ -121,6 +121,12 @@ impl Trust {
         Self { key, ids }
     }
 
+    /// Nobody may, and this server shows nothing but its id: what is between an edge and a member.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self::new(None, HashSet::new())
+    }
+
     /// This server's proof in `role`.
     pub(crate) fn prove(
         &self,
@@ -135,7 +141,18 @@ impl Trust {
         wire::BridgeProof { proof: Some(proof), key_mac }
     }
 
-    /// Checks the proof of `peer`, the other end, in `role`.
+    /// Checks that the other end is who it says, in `role`, and nothing more.
+    pub(crate) fn verify_id(
+        transcript: &Transcript,
+        role: ProofRole,
+        binding: &ChannelBinding,
+        proof: Option<&wire::BridgeProof>,
+    ) -> Result<(), TrustError> {
+        let proof = proof.ok_or(ProofError::Missing)?;
+        Ok(transcript.verify(role, binding, proof.proof.as_ref())?)
+    }
+
+    /// Checks the proof of `peer`, the other end, in `role`, and its right to bridge.
     pub(crate) fn verify(
         &self,
         peer: &PeerId,
@@ -144,8 +161,8 @@ impl Trust {
         binding: &ChannelBinding,
         proof: Option<&wire::BridgeProof>,
     ) -> Result<(), TrustError> {
+        Self::verify_id(transcript, role, binding, proof)?;
         let proof = proof.ok_or(ProofError::Missing)?;
-        transcript.verify(role, binding, proof.proof.as_ref())?;
         let bound = proof.proof.as_ref().map(|proof| proof.channel_binding.clone()).unwrap_or_default();
         // Equality of hashes takes the same time wherever they differ.
         let has_key =

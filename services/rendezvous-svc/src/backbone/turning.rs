@@ -32,7 +32,7 @@ impl Holdings for Page<'_> {
             at,
             peer,
             services: directory.table.service_keys(&peer),
-            is_here: directory.stated(&peer, now.mono).is_some(),
+            is_here: directory.speaks_of(&peer, now.mono),
         };
         directory.table.after(after.copied()).take(most).map(held).collect()
     }
@@ -100,7 +100,7 @@ impl Leftovers {
             let services = directory.table.service_keys(peer);
             *peer == node.id
                 || directory.members.contains(peer)
-                || directory.stated(peer, now.mono).is_some()
+                || directory.speaks_of(peer, now.mono)
                 || node.hub.bridge.lock().has_to_hold(peer, &services)
         };
         let leaves: Vec<PeerId> = page.iter().map(|(_, peer)| *peer).filter(|peer| !stays(peer)).collect();

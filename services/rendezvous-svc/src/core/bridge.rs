@@ -9,9 +9,13 @@ use std::time::{Duration, Instant};
 
 use p2psb_proto::model::PeerId;
 
+use super::far::FarHomes;
 use super::homes::{HomeEvent, Homes};
-use super::interest::{Interest, SUBSCRIPTIONS, Sayings, Subscribers, TooManySubscriptions};
+use super::interest::{
+    Interest, SUBSCRIPTIONS, SUBSCRIPTIONS_OF_EDGE, Sayings, Subscribers, TooManySubscriptions,
+};
 use super::lookup::{Answer, Lookup, Patience};
+use super::members::Role;
 use super::outbox::{Next, Outbox};
 use super::placement::{Key, Operator};
 use super::ring::{Introduction, Ring, Timing, View, Word};
@@ -44,6 +48,7 @@ struct Other {
 #[derive(Debug)]
 pub struct Bridge<C> {
     own: PeerId,
+    role: Role,
     operator: Operator,
     boot: u64,
     ring: Ring,
@@ -51,6 +56,7 @@ pub struct Bridge<C> {
     telling: Telling<C>,
     syncing: Syncing,
     homes: Homes,
+    far: FarHomes,
     interest: Interest,
     subscribers: Subscribers,
     /// Of linked members, what their last mark said.
@@ -64,6 +70,7 @@ impl<C: Clone + Ord> Bridge<C> {
         let ring = Ring::new(own, operator, timing, now);
         Self {
             own,
+            role: Role::Member,
             operator,
             boot,
             view: ring.view(),
@@ -71,8 +78,9 @@ impl<C: Clone + Ord> Bridge<C> {
             telling: Telling::default(),
             syncing: Syncing::new(Duration::ZERO, timing.join_after, now),
             homes: Homes::default(),
+            far: FarHomes::default(),
             interest: Interest::default(),
-            subscribers: Subscribers::new(SUBSCRIPTIONS),
+            subscribers: Subscribers::default(),
             others: BTreeMap::new(),
         }
     }
@@ -81,6 +89,13 @@ impl<C: Clone + Ord> Bridge<C> {
     #[must_use]
     pub fn alone(self, now: Instant) -> Self {
         Self { syncing: self.syncing.alone(now), ..self }
+    }
+
+    /// The same as an edge: it owns nothing, and tells and asks the members that it has links with.
+    #[must_use]
+    pub fn edge(self, now: Instant) -> Self {
+        let ring = Ring::of_edge(self.own, self.operator, now);
+        Self { role: Role::Edge, view: ring.view(), ring, ..self }
     }
 
     /// The same with the knowledge of an earlier life, which reaches back so far.
@@ -104,7 +119,8 @@ impl<C: Clone + Ord> Bridge<C> {
 
     /// A link with a member is up.
     pub fn linked(&mut self, peer: PeerId, said: &Introduction, now: Instant) {
-        let is_new_life = self.ring.linked(peer, said, now);
+        // What an edge was told and asked for its members forget with the link.
+        let is_new_life = self.ring.linked(peer, said, now) || self.role == Role::Edge;
         self.others.insert(peer, Other::default());
         self.telling.linked(peer, is_new_life);
         if is_new_life {
@@ -112,8 +128,14 @@ impl<C: Clone + Ord> Bridge<C> {
             let sayings = self.interest.began_anew(&peer);
             self.say(sayings);
         }
+        if self.role == Role::Edge {
+            return;
+        }
         for member in self.ring.known() {
             self.telling.put(peer, |outbox| outbox.word(member));
+        }
+        for edge in self.far.all_linked() {
+            self.telling.put(peer, |outbox| outbox.home(edge));
         }
         self.telling.put(peer, Outbox::members);
     }
@@ -121,13 +143,58 @@ impl<C: Clone + Ord> Bridge<C> {
     /// A link ended; nothing had come over it for so long.
     pub fn unlinked(&mut self, peer: &PeerId, silent_for: Duration, now: Instant) {
         self.ring.unlinked(peer, silent_for, now);
+        self.far.member_unlinked(peer, now.checked_sub(silent_for).unwrap_or(now));
         self.telling.unlinked(peer);
         self.others.remove(peer);
     }
 
+    /// A link with an edge is up. It is told of all homes, since it hears none of them itself.
+    pub fn edge_linked(&mut self, edge: PeerId, now: Instant) {
+        self.forget_subscriptions(&edge);
+        self.far.linked(edge, now);
+        self.telling.edge_linked(edge);
+        for home in self.ring.known().into_iter().chain(self.far.all()) {
+            self.telling.put(edge, |outbox| outbox.home(home));
+        }
+        self.telling.put(edge, Outbox::members);
+        self.home_changed(edge);
+    }
+
+    /// The link with an edge ended; nothing had come over it for so long.
+    pub fn edge_unlinked(&mut self, edge: &PeerId, silent_for: Duration, now: Instant) {
+        self.far.unlinked(edge, now.checked_sub(silent_for).unwrap_or(now));
+        self.forget_subscriptions(edge);
+        self.telling.edge_unlinked(edge);
+        self.home_changed(*edge);
+    }
+
+    fn forget_subscriptions(&mut self, edge: &PeerId) {
+        for peer in self.subscribers.forget(edge) {
+            self.unwatch(&peer);
+        }
+    }
+
+    /// A home outside the ring went, or came: members hear it from those that have a link with it, edges from everybody.
+    fn home_changed(&mut self, home: PeerId) {
+        self.telling.put_all(|outbox| outbox.home(home));
+        self.telling.put_edges(|outbox| outbox.home(home));
+    }
+
+    /// The linked member `by` says whether a home outside the ring is alive, and if not, how long ago it gave a sign of life.
+    pub fn home_word(&mut self, by: PeerId, home: PeerId, is_alive: bool, age: Duration, now: Instant) {
+        if home == self.own || !self.others.contains_key(&by) {
+            return;
+        }
+        self.far.told(by, home, is_alive, now.checked_sub(age).unwrap_or(now));
+        self.telling.put_edges(|outbox| outbox.home(home));
+    }
+
     /// The members, or the links with them, are not what they were.
     pub fn members_changed(&mut self) {
-        self.telling.put_all(Outbox::members);
+        if self.role == Role::Member {
+            self.telling.put_all(Outbox::members);
+            self.telling.put_edges(Outbox::members);
+        }
     }
 
     /// A linked member says how another one stands, whose own record names `operator`.
@@ -145,9 +212,11 @@ impl<C: Clone + Ord> Bridge<C> {
         let Mark { received, sessions, finished, ring_digest, .. } = *mark;
         if let Some(other) = self.others.get_mut(&by) {
             *other = Other { finished, ring_digest };
-            self.homes.said(by, sessions);
-            self.telling.acknowledged(&by, received);
+        } else if !self.telling.is_edge(&by) {
+            return;
         }
+        self.homes.said(by, sessions);
+        self.telling.acknowledged(&by, received);
     }
 
     /// This member's mark for another one, from whom everything up to batch `received` arrived.
@@ -175,6 +244,9 @@ impl<C: Clone + Ord> Bridge<C> {
     /// The record of a member, or of this one, changed. Every member has to have it: whoever has no link with that member hears it
     /// from those that have.
     pub fn record_of_member(&mut self, member: PeerId) {
+        if self.role == Role::Edge {
+            return;
+        }
         let others: Vec<PeerId> = self.others.keys().filter(|other| **other != member).copied().collect();
         for other in others {
             if member == self.own || !self.ring.are_linked(&other, &member) {
@@ -193,18 +265,32 @@ impl<C: Clone + Ord> Bridge<C> {
         }
     }
 
-    /// A member wants to hear of a peer, or does no longer. The answer is the peer's record and presence, whatever they are.
+    /// A member or an edge wants to hear of a peer, or does no longer. The answer is the peer's record and presence, whatever they
+    /// are. For an edge this member subscribes at the owners itself, and answers when one of them has.
     pub fn subscribed(&mut self, by: PeerId, peer: PeerId, wanted: bool) -> Result<(), TooManySubscriptions> {
+        let is_edge = self.telling.is_edge(&by);
         if !wanted {
-            self.subscribers.unsubscribe(&by, &peer);
+            if self.subscribers.unsubscribe(&by, &peer) && is_edge {
+                self.unwatch(&peer);
+            }
             return Ok(());
         }
-        self.subscribers.subscribe(by, peer)?;
-        self.telling.put(by, |outbox| {
+        let limit = if is_edge { SUBSCRIPTIONS_OF_EDGE } else { SUBSCRIPTIONS };
+        let is_new = self.subscribers.subscribe(by, peer, limit)?;
+        if is_edge && is_new {
+            self.watch(peer);
+        }
+        if !is_edge || self.knows(&peer, Key::peer(&peer)) {
+            self.tell_how_it_is(by, peer);
+        }
+        Ok(())
+    }
+
+    fn tell_how_it_is(&mut self, to: PeerId, peer: PeerId) {
+        self.telling.put(to, |outbox| {
             outbox.record(peer);
             outbox.presence(peer);
         });
-        Ok(())
     }
 
     /// Somebody here watches a peer.
@@ -221,8 +307,14 @@ impl<C: Clone + Ord> Bridge<C> {
 
     /// A member said how a peer is.
     pub fn answered(&mut self, by: &PeerId, peer: &PeerId) {
+        let was_settled = self.interest.is_settled(peer);
         let sayings = self.interest.answered(by, peer);
         self.say(sayings);
+        if !was_settled && self.interest.is_settled(peer) {
+            let edges: Vec<PeerId> =
+                self.subscribers.of(peer).filter(|one| self.telling.is_edge(one)).collect();
+            edges.into_iter().for_each(|edge| self.tell_how_it_is(edge, *peer));
+        }
     }
 
     fn say(&mut self, sayings: Sayings) {
@@ -245,13 +337,45 @@ impl<C: Clone + Ord> Bridge<C> {
             let sayings = self.interest.ring_changed(&self.view);
             self.say(sayings);
         }
-        for member in self.ring.news() {
+        for member in self.ring.news().filter(|_| self.role == Role::Member) {
             self.telling.put_all(|outbox| outbox.word(member));
+            self.telling.put_edges(|outbox| outbox.home(member));
         }
         self.telling.walk(holdings, most, &self.view);
         self.syncing.check(&self.view, &self.ring, now);
-        let ring = &self.ring;
-        self.homes.tick(|home| ring.dead_for(home, now))
+        let (ring, far) = (&self.ring, &self.far);
+        self.homes.tick(|home| dead_for(ring, far, home, now))
+    }
+
+    /// Forgets homes outside the ring that went long ago.
+    pub fn sweep(&mut self, now: Instant) {
+        self.far.sweep(now);
+    }
+
+    /// Whether a home is alive, in the eyes of this server, and if not, how long it has given no sign of life.
+    #[must_use]
+    pub fn dead_for(&self, home: &PeerId, now: Instant) -> Option<Duration> {
+        if *home == self.own { None } else { dead_for(&self.ring, &self.far, home, now) }
+    }
+
+    /// Homes outside the ring.
+    #[must_use]
+    pub const fn far(&self) -> &FarHomes {
+        &self.far
+    }
+
+    /// Whether a home has a link with a member, or is heard by it in another way, as that member says, or this one itself knows.
+    #[must_use]
+    pub fn hears(&self, member: &PeerId, home: &PeerId) -> bool {
+        let far =
+            if *member == self.own { self.far.is_linked(home) } else { self.far.is_heard_by(member, home) };
+        far || self.ring.are_linked(member, home)
+    }
+
+    /// What this server is.
+    #[must_use]
+    pub const fn role(&self) -> Role {
+        self.role
     }
 
     /// Members for whom something waits, each named once until [`Self::next`] has nothing for it.
@@ -336,7 +460,7 @@ impl<C: Clone + Ord> Bridge<C> {
     /// Whether the peers of a home are OFFLINE because it is lost.
     #[must_use]
     pub fn is_home_lost(&self, home: &PeerId, now: Instant) -> bool {
-        *home != self.own && self.homes.is_lost(home, self.ring.dead_for(home, now))
+        self.homes.is_lost(home, self.dead_for(home, now))
     }
 
     /// How far back this member's knowledge reaches.
@@ -386,5 +510,164 @@ impl<C: Clone + Ord> Bridge<C> {
     pub fn disagreeing(&self) -> usize {
         let own = self.view.current().digest();
         self.others.values().filter(|other| other.ring_digest != own).count()
+    }
+}
+
+/// How long a home, in the ring or not, has given no sign of life; `None` if it is alive.
+fn dead_for(ring: &Ring, far: &FarHomes, home: &PeerId, now: Instant) -> Option<Duration> {
+    let (in_ring, outside) = (ring.dead_for(home, now)?, far.dead_for(home, now)?);
+    Some(in_ring.min(outside))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::testing::{Time, peer};
+    use crate::core::walk::Held;
+
+    const OWN: u8 = 1;
+    const EDGE: u8 = 90;
+
+    struct Nothing;
+
+    impl Holdings for Nothing {
+        type Cursor = PeerId;
+
+        fn page(&self, _: Option<&PeerId>, _: usize) -> Vec<Held<PeerId>> {
+            Vec::new()
+        }
+    }
+
+    fn said(n: u8) -> Introduction {
+        let (up_for, operator) = (Duration::ZERO, Operator::of(&peer(n), None));
+        Introduction { operator, boot: 1, up_for, oldest_up_for: up_for }
+    }
+
+    /// A member of a ring of nine, or an edge that has links with three.
+    fn bridge(role: Role, t: Time) -> Bridge<PeerId> {
+        let now = t.at(0).mono;
+        let bridge = Bridge::new(peer(OWN), Operator::of(&peer(OWN), None), 1, Timing::default(), now);
+        let (mut bridge, others) = match role {
+            Role::Member => (bridge, 2..=9),
+            Role::Edge => (bridge.edge(now), 2..=4),
+        };
+        others.for_each(|n| bridge.linked(peer(n), &said(n), now));
+        bridge.tick(&Nothing, 10, now);
+        // The ring of before counts no more.
+        bridge.tick(&Nothing, 10, now + 2 * Timing::default().overlap);
+        bridge
+    }
+
+    /// All that waits for a member or edge.
+    fn told(bridge: &mut Bridge<PeerId>, to: PeerId) -> Next {
+        let mut all = Next::default();
+        while let Some((number, next)) = bridge.next(&to, 64) {
+            bridge.telling.acknowledged(&to, number);
+            all.homes.extend(next.homes);
+            all.words.extend(next.words);
+            all.presence.extend(next.presence);
+            all.interest.extend(next.interest);
+            all.members |= next.members;
+        }
+        all
+    }
+
+    /// A peer that this member does not own.
+    fn stranger(bridge: &Bridge<PeerId>) -> PeerId {
+        (100..200).map(peer).find(|peer| !bridge.owns(peer)).unwrap()
+    }
+
+    #[test]
+    fn whom_an_edge_asks_for_a_member_asks_owners_and_answers_when_one_has_spoken() {
+        let t = Time::start();
+        let mut bridge = bridge(Role::Member, t);
+        let stranger = stranger(&bridge);
+        let owners: Vec<PeerId> = bridge.view().owners(Key::peer(&stranger)).iter().collect();
+        bridge.edge_linked(peer(EDGE), t.at(1).mono);
+        let first = told(&mut bridge, peer(EDGE));
+        assert!(first.members && first.words.is_empty(), "the ring is nothing that an edge reckons with");
+        assert!((1..=9).all(|n| first.homes.contains(&peer(n))), "homes are: it hears none of them itself");
+        for owner in &owners {
+            assert!(told(&mut bridge, *owner).homes.contains(&peer(EDGE)), "every member knows of the edge");
+        }
+        bridge.subscribed(peer(EDGE), stranger, true).unwrap();
+        assert!(told(&mut bridge, peer(EDGE)).is_empty());
+        assert!(owners.iter().all(|owner| told(&mut bridge, *owner).interest == [stranger]));
+        bridge.answered(&owners[1], &stranger);
+        assert_eq!(told(&mut bridge, peer(EDGE)).presence, [stranger]);
+        bridge.presence(stranger, &[], Origin::Member(owners[0]));
+        assert_eq!(told(&mut bridge, peer(EDGE)).presence, [stranger]);
+        bridge.edge_unlinked(&peer(EDGE), Duration::ZERO, t.at(2).mono);
+        assert!(owners.iter().all(|owner| told(&mut bridge, *owner).interest == [stranger]));
+        assert!(!bridge.interest().is_watched(&stranger), "nobody asks any more");
+        assert!(bridge.next(&peer(EDGE), 64).is_none());
+    }
+
+    #[test]
+    fn an_edge_that_asks_again_or_asks_too_much_leaves_nothing_behind() {
+        let t = Time::start();
+        let mut bridge = bridge(Role::Member, t);
+        bridge.edge_linked(peer(EDGE), t.at(1).mono);
+        for wanted in [true, true, false, false] {
+            bridge.subscribed(peer(EDGE), peer(100), wanted).unwrap();
+        }
+        assert!(!bridge.interest().is_watched(&peer(100)));
+        let id = |n: usize| {
+            let mut bytes = [0; 32];
+            bytes[..8].copy_from_slice(&n.to_le_bytes());
+            PeerId::new(p2psb_proto::model::PublicKey::from_bytes(bytes))
+        };
+        let results: Vec<_> = (0..=SUBSCRIPTIONS_OF_EDGE)
+            .map(|n| bridge.subscribed(peer(EDGE), id(n), true))
+            .filter(Result::is_err)
+            .collect();
+        assert_eq!(results, [Err(TooManySubscriptions { limit: SUBSCRIPTIONS_OF_EDGE })]);
+        bridge.edge_linked(peer(EDGE), t.at(2).mono);
+        assert!((0..=SUBSCRIPTIONS_OF_EDGE).all(|n| !bridge.interest().is_watched(&id(n))));
+    }
+
+    #[test]
+    fn an_edge_tells_and_asks_its_members_and_says_nothing_of_the_ring() {
+        let t = Time::start();
+        let mut edge = bridge(Role::Edge, t);
+        for n in 2..=4 {
+            let first = told(&mut edge, peer(n));
+            assert!(!first.members && first.words.is_empty() && first.homes.is_empty());
+        }
+        edge.members_changed();
+        edge.record_of_member(peer(2));
+        edge.record(peer(100), &[], Origin::Here);
+        edge.watch(peer(101));
+        for n in 2..=4 {
+            let (_, next) = edge.next(&peer(n), 64).unwrap();
+            assert_eq!((next.records, next.interest), (vec![peer(100)], vec![peer(101)]));
+            assert!(!next.members);
+        }
+        assert!(!edge.owns(&peer(100)) && !edge.knows_all(Key::service("chat")));
+        // After a break the member has forgotten what the edge asked for.
+        edge.unlinked(&peer(2), Duration::ZERO, t.at(5).mono);
+        edge.tick(&Nothing, 10, t.at(5).mono);
+        edge.linked(peer(2), &said(2), t.at(6).mono);
+        edge.tick(&Nothing, 10, t.at(6).mono);
+        assert_eq!(told(&mut edge, peer(2)).interest, [peer(101)]);
+    }
+
+    #[test]
+    fn homes_outside_the_ring_live_while_a_member_says_so() {
+        let t = Time::start();
+        let mut bridge = bridge(Role::Member, t);
+        let (far, at) = (peer(EDGE), |seconds| t.at(seconds).mono);
+        assert_eq!(bridge.dead_for(&far, at(0)), Some(super::super::homes::FOREVER));
+        bridge.home_word(peer(2), far, true, Duration::ZERO, at(1));
+        assert!(
+            bridge.hears(&peer(2), &far) && !bridge.hears(&peer(3), &far) && !bridge.hears(&peer(OWN), &far)
+        );
+        assert_eq!(bridge.dead_for(&far, at(50)), None);
+        bridge.home_word(peer(77), far, true, Duration::ZERO, at(1));
+        bridge.unlinked(&peer(2), Duration::from_secs(5), at(60));
+        assert_eq!(bridge.dead_for(&far, at(65)), Some(Duration::from_secs(10)), "77 is no member");
+        bridge.edge_linked(far, at(70));
+        assert!(bridge.hears(&peer(OWN), &far));
+        assert_eq!(bridge.dead_for(&far, at(70)), None);
     }
 }

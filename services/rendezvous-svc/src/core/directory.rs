@@ -10,7 +10,7 @@ use p2psb_proto::model::{PeerId, ServiceQuery, UnixMillis};
 
 use super::Now;
 use super::ledger::Shares;
-use super::members::Members;
+use super::members::{Members, Role};
 use super::page::{Cursor, Part};
 use super::places::Slot;
 use super::presence::{Presence, View};
@@ -33,6 +33,8 @@ pub struct Capacity {
     pub services: Shares,
     /// Members of the backbone.
     pub members: usize,
+    /// Edges with a link.
+    pub edges: usize,
 }
 
 /// After how long somebody who asked for a peer that was seen may ask again: it may be back any moment.
@@ -143,6 +145,8 @@ pub struct Directory {
     pub presence: Presence,
     /// Other rendezvous.
     pub members: Members,
+    /// Edges that have a link with this one.
+    pub edges: Members,
 }
 
 impl Directory {
@@ -157,6 +161,7 @@ impl Directory {
             sessions: Sessions::new(timing, peers),
             presence: Presence::new(peers, timing.suspect_after()),
             members: Members::new(own, capacity.members),
+            edges: Members::new(own, capacity.edges),
         }
     }
 
@@ -186,9 +191,29 @@ impl Directory {
     pub fn observe(&self, peer: &PeerId, now: Now) -> Observed {
         let entry = self.table.valid(peer, now.wall);
         let ends = entry.map(|entry| now.mono + entry.expires().since(now.wall));
-        let changes = self.presence.next_change(peer, |home| self.members.is_linked(home), now.mono);
+        let changes = self.presence.next_change(peer, |home| self.is_linked(home), now.mono);
         let home = self.view(peer, now).map(|view| view.home);
         Observed { found: self.locate(peer, now), home, due: [ends, changes].into_iter().flatten().min() }
+    }
+
+    /// Whether there is a link with this member or edge.
+    fn is_linked(&self, home: &PeerId) -> bool {
+        self.members.is_linked(home) || self.edges.is_linked(home)
+    }
+
+    /// Links with those that play this role.
+    pub const fn links_with(&mut self, role: Role) -> &mut Members {
+        match role {
+            Role::Member => &mut self.members,
+            Role::Edge => &mut self.edges,
+        }
+    }
+
+    /// Whether this server is the one to tell others of a peer: it is or was here, or at an edge that has a link with this server.
+    #[must_use]
+    pub fn speaks_of(&self, peer: &PeerId, now: Instant) -> bool {
+        self.stated(peer, now).is_some()
+            || self.edges.links() > 0 && self.presence.is_said_by(peer, |home| self.edges.is_linked(home))
     }
 
     fn not_located(&self, peer: PeerId, now: Now) -> NotLocated {
@@ -357,7 +382,7 @@ mod tests {
         Directory::new(
             peer(OWN),
             timing,
-            Capacity { records: shares(records), services: shares(10), members: 10 },
+            Capacity { records: shares(records), services: shares(10), members: 10, edges: 10 },
         )
     }
 

@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn a_peer_that_is_forgotten_gives_its_place_back() {
         let timing = Timing { heartbeat: Duration::from_secs(30), registration: Duration::from_secs(300) };
-        let capacity = Capacity { records: shares(9), services: shares(9), members: 9 };
+        let capacity = Capacity { records: shares(9), services: shares(9), members: 9, edges: 9 };
         let (mut d, t) = (Directory::new(peer(200), timing, capacity), Time::start());
         let ticket = d.open(peer(1), 1, b"proof", t.at(0).mono).unwrap().unwrap().ticket;
         assert_eq!(d.proof(&peer(1)).unwrap(), b"proof"[..]);

@@ -14,6 +14,8 @@ use super::ring::View;
 
 /// Ids that one member may be subscribed to here.
 pub const SUBSCRIPTIONS: usize = 1_000_000;
+/// Ids that one edge may be: this server subscribes to each at its owners.
+pub const SUBSCRIPTIONS_OF_EDGE: usize = 16_384;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Post {
@@ -150,48 +152,45 @@ fn say(to: Vec<PeerId>, of: PeerId) -> Sayings {
 
 /// A member watches more than it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a member watches at most {limit} peers here")]
+#[error("at most {limit} peers are watched over one link")]
 pub struct TooManySubscriptions {
     /// How many it may.
     pub limit: usize,
 }
 
 /// What others watch here.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Subscribers {
     of_peer: HashMap<PeerId, BTreeSet<PeerId>>,
     of_member: HashMap<PeerId, BTreeSet<PeerId>>,
-    limit: usize,
 }
 
 impl Subscribers {
-    /// None yet; each member may have `limit`.
-    #[must_use]
-    pub fn new(limit: usize) -> Self {
-        Self { of_peer: HashMap::new(), of_member: HashMap::new(), limit }
-    }
-
-    /// A member wants to hear of `peer`.
-    pub fn subscribe(&mut self, member: PeerId, peer: PeerId) -> Result<(), TooManySubscriptions> {
-        let limit = self.limit;
+    /// A member wants to hear of `peer`, one of `limit` at most. Returns whether it did not before.
+    pub fn subscribe(
+        &mut self,
+        member: PeerId,
+        peer: PeerId,
+        limit: usize,
+    ) -> Result<bool, TooManySubscriptions> {
         let peers = self.of_member.entry(member).or_default();
         if peers.len() >= limit && !peers.contains(&peer) {
             return Err(TooManySubscriptions { limit });
         }
-        peers.insert(peer);
+        let is_new = peers.insert(peer);
         self.of_peer.entry(peer).or_default().insert(member);
-        Ok(())
+        Ok(is_new)
     }
 
-    /// It does no longer.
-    pub fn unsubscribe(&mut self, member: &PeerId, peer: &PeerId) {
-        if let Some(peers) = self.of_member.get_mut(member) {
-            peers.remove(peer);
-            if peers.is_empty() {
-                self.of_member.remove(member);
-            }
+    /// It does no longer. Returns whether it did before.
+    pub fn unsubscribe(&mut self, member: &PeerId, peer: &PeerId) -> bool {
+        let Some(peers) = self.of_member.get_mut(member) else { return false };
+        let did = peers.remove(peer);
+        if peers.is_empty() {
+            self.of_member.remove(member);
         }
         self.leave(member, peer);
+        did
     }
 
     fn leave(&mut self, member: &PeerId, peer: &PeerId) {
@@ -208,11 +207,13 @@ impl Subscribers {
         self.of_peer.get(peer).is_some_and(|members| members.contains(member))
     }
 
-    /// A member restarted, or is gone.
-    pub fn forget(&mut self, member: &PeerId) {
-        for peer in self.of_member.remove(member).unwrap_or_default() {
-            self.leave(member, &peer);
+    /// A member restarted, or is gone. Returns of whom it wanted to hear.
+    pub fn forget(&mut self, member: &PeerId) -> BTreeSet<PeerId> {
+        let peers = self.of_member.remove(member).unwrap_or_default();
+        for peer in &peers {
+            self.leave(member, peer);
         }
+        peers
     }
 
     /// Who wants to hear of `peer`.
@@ -320,18 +321,18 @@ mod tests {
 
     #[test]
     fn subscriptions_are_bounded_for_each_member_and_leave_nothing_behind() {
-        let mut subscribers = Subscribers::new(2);
-        for n in [100, 101, 100] {
-            subscribers.subscribe(peer(1), peer(n)).unwrap();
-        }
-        assert_eq!(subscribers.subscribe(peer(1), peer(102)), Err(TooManySubscriptions { limit: 2 }));
-        subscribers.subscribe(peer(2), peer(100)).unwrap();
+        let mut subscribers = Subscribers::default();
+        let mut subscribe = |member, n| subscribers.subscribe(peer(member), peer(n), 2);
+        let results = [100, 101, 100, 102].map(|n| subscribe(1, n));
+        let too_many = Err(TooManySubscriptions { limit: 2 });
+        assert_eq!(results, [Ok(true), Ok(true), Ok(false), too_many]);
+        assert_eq!(subscribe(2, 100), Ok(true));
         assert_eq!(subscribers.of(&peer(100)).count(), 2);
         assert_eq!(subscribers.of(&peer(102)).count(), 0);
-        subscribers.unsubscribe(&peer(1), &peer(100));
-        subscribers.unsubscribe(&peer(1), &peer(100));
+        assert!(subscribers.unsubscribe(&peer(1), &peer(100)));
+        assert!(!subscribers.unsubscribe(&peer(1), &peer(100)));
         assert_eq!(subscribers.of(&peer(100)).collect::<Vec<_>>(), [peer(2)]);
-        subscribers.forget(&peer(1));
+        assert_eq!(subscribers.forget(&peer(1)).into_iter().collect::<Vec<_>>(), [peer(101)]);
         subscribers.forget(&peer(2));
         assert!(subscribers.of_peer.is_empty() && subscribers.of_member.is_empty());
     }

@@ -11,6 +11,16 @@ use p2psb_proto::model::PeerId;
 
 use super::session::REMEMBERED;
 
+/// What a rendezvous is in its backbone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Owns its share of what is known.
+    #[default]
+    Member,
+    /// Serves its peers and owns nothing: it has links with some members, and they tell and ask the owners for it.
+    Edge,
+}
+
 /// Which end dialed a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DialedBy {

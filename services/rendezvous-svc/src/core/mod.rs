@@ -8,7 +8,8 @@
 //! - [`challenge`], [`admission`]: what a newcomer must answer, and how many there may be; [`ledger`]: who pays for what stays.
 //! - [`members`]: the other members, and the links with them. [`bridge`]: this one's part in the backbone, made of
 //!   [`ring`] and [`placement`]: who owns what; [`telling`], [`walk`], [`outbox`], [`delivery`], [`syncing`]: who is told what, and
-//!   whether it arrived; [`lookup`]: who is asked; [`interest`], [`homes`]: who listens, and until when a home is believed.
+//!   whether it arrived; [`lookup`]: who is asked; [`interest`], [`homes`]: who listens, and until when a home is believed;
+//!   [`far`]: homes outside the ring.
 //! - [`reconnect`]: when peers leave or come back, and where they are sent.
 //! - [`watch`], [`resume`]: who follows whom, what each has still to be told, and where it goes on.
 //! - [`confirm`], [`public`]: which addresses are dialed for others, how often, and by whom.
@@ -25,6 +26,7 @@ pub mod challenge;
 pub mod confirm;
 pub mod delivery;
 pub mod directory;
+pub mod far;
 pub mod here;
 pub mod homes;
 pub mod interest;

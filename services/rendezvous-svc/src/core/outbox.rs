@@ -7,6 +7,9 @@ use std::collections::{HashSet, VecDeque};
 
 use p2psb_proto::model::PeerId;
 
+/// Words about homes outside the ring that go into one batch; each has about 40 bytes.
+const HOMES: usize = 512;
+
 /// Peers in the order in which they changed first, each once.
 #[derive(Debug, Default)]
 pub struct Waiting {
@@ -46,6 +49,7 @@ impl Waiting {
 #[derive(Debug, Default)]
 pub struct Outbox {
     words: Waiting,
+    homes: Waiting,
     records: Waiting,
     presence: Waiting,
     interest: Waiting,
@@ -59,6 +63,8 @@ pub struct Outbox {
 pub struct Next {
     /// Of which members it is said how they stand.
     pub words: Vec<PeerId>,
+    /// Of which homes outside the ring it is said whether they are alive.
+    pub homes: Vec<PeerId>,
     /// Whose records.
     pub records: Vec<PeerId>,
     /// Whose presence; if nothing is known of it, that.
@@ -78,6 +84,7 @@ impl Next {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
+            && self.homes.is_empty()
             && self.records.is_empty()
             && self.presence.is_empty()
             && self.interest.is_empty()
@@ -91,6 +98,11 @@ impl Outbox {
     /// A member stands differently.
     pub fn word(&mut self, member: PeerId) {
         self.words.push(member);
+    }
+
+    /// A home outside the ring went, or came.
+    pub fn home(&mut self, home: PeerId) {
+        self.homes.push(home);
     }
 
     /// The record of a peer changed.
@@ -126,6 +138,7 @@ impl Outbox {
     /// Puts back what was taken and did not arrive.
     pub fn put_back(&mut self, next: Next) {
         next.words.into_iter().for_each(|member| self.words.push(member));
+        next.homes.into_iter().for_each(|home| self.homes.push(home));
         next.records.into_iter().for_each(|peer| self.records.push(peer));
         next.presence.into_iter().for_each(|peer| self.presence.push(peer));
         next.interest.into_iter().for_each(|peer| self.interest.push(peer));
@@ -134,19 +147,24 @@ impl Outbox {
         self.told_all |= next.told_all;
     }
 
-    /// Takes what fits into one batch; presence only once no record waits, so that a peer is known before it is online.
+    /// Takes what fits into one batch; presence only once no record waits, so that a peer is known before it is online, and no
+    /// home outside the ring, so that the home is.
     pub fn next(&mut self, most: usize) -> Next {
         let (words, records) = (self.words.take(most), self.records.take(most));
-        let presence = if self.records.order.is_empty() { self.presence.take(most) } else { Vec::new() };
+        let homes = self.homes.take(HOMES);
+        let is_time = self.records.order.is_empty() && self.homes.order.is_empty();
+        let presence = if is_time { self.presence.take(most) } else { Vec::new() };
         let interest = self.interest.take(most);
         let members = std::mem::take(&mut self.members);
         let tells_all = std::mem::take(&mut self.tells_all);
         let told_all = !self.waits() && std::mem::take(&mut self.told_all);
-        Next { words, records, presence, interest, members, tells_all, told_all }
+        Next { words, homes, records, presence, interest, members, tells_all, told_all }
     }
 
     fn waits(&self) -> bool {
-        [&self.words, &self.records, &self.presence, &self.interest].iter().any(|one| !one.order.is_empty())
+        [&self.words, &self.homes, &self.records, &self.presence, &self.interest]
+            .iter()
+            .any(|one| !one.order.is_empty())
     }
 
     /// Nothing waits.

@@ -116,6 +116,8 @@ struct Home {
     telling: u64,
     /// Without a mark for so long its peers are OFFLINE.
     grace: Duration,
+    /// How many statements of it are kept.
+    statements: usize,
 }
 
 /// See the module.
@@ -145,7 +147,7 @@ impl Presence {
     }
 
     fn home(&mut self, home: PeerId, as_of: Instant) -> &mut Home {
-        self.homes.entry(home).or_insert(Home { as_of, telling: 0, grace: HOME_LOSS_GRACE })
+        self.homes.entry(home).or_insert(Home { as_of, telling: 0, grace: HOME_LOSS_GRACE, statements: 0 })
     }
 
     /// From here on a home tells all that it says of peers that this server owns.
@@ -220,6 +222,7 @@ impl Presence {
                 }
                 self.peers.entry(peer).or_default().push(new);
                 self.statements += 1;
+                self.home(home, said.as_of).statements += 1;
                 None
             }
         };
@@ -244,7 +247,7 @@ impl Presence {
     pub fn forget(&mut self, peer: &PeerId) {
         for heard in self.peers.remove(peer).unwrap_or_default() {
             self.offline.remove(&(heard.statement.heard, *peer, heard.home));
-            self.statements = self.statements.saturating_sub(1);
+            self.gone(&heard.home);
         }
     }
 
@@ -257,8 +260,28 @@ impl Presence {
                 self.peers.remove(&peer);
             }
         }
-        self.statements = self.statements.saturating_sub(1);
+        self.gone(&home);
         true
+    }
+
+    /// A statement of a home is kept no longer.
+    fn gone(&mut self, home: &PeerId) {
+        self.statements = self.statements.saturating_sub(1);
+        if let Some(home) = self.homes.get_mut(home) {
+            home.statements = home.statements.saturating_sub(1);
+        }
+    }
+
+    /// How many statements of a home are kept.
+    #[must_use]
+    pub fn of_home(&self, home: &PeerId) -> usize {
+        self.homes.get(home).map_or(0, |home| home.statements)
+    }
+
+    /// Whether one of the homes that `is_asked` names said something of a peer.
+    #[must_use]
+    pub fn is_said_by(&self, peer: &PeerId, is_asked: impl Fn(&PeerId) -> bool) -> bool {
+        self.peers.get(peer).into_iter().flatten().any(|heard| is_asked(&heard.home))
     }
 
     /// What follows for a peer.
@@ -320,6 +343,12 @@ impl Presence {
             !heards.is_empty()
         });
         self.statements = self.peers.values().map(Vec::len).sum();
+        self.homes.values_mut().for_each(|home| home.statements = 0);
+        for heard in self.peers.values().flatten() {
+            if let Some(home) = self.homes.get_mut(&heard.home) {
+                home.statements += 1;
+            }
+        }
         self.homes.retain(|_, home| now.saturating_duration_since(home.as_of) < 2 * REMEMBERED);
     }
 }

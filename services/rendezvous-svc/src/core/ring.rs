@@ -9,6 +9,8 @@
 //! - Whoever was in the ring leaves it [`Timing::leave_after`] after the last sign of life, not earlier; a member that
 //!   restarts within that time keeps its place, though it knows nothing any more.
 //! - For [`Timing::overlap`] after a change the view holds the ring of before as well.
+//! - An edge is never in the ring. What it sees as the ring are the members that it has links with, while it has them: those are
+//!   the ones that it tells and asks.
 //! - A member that is new, or was alone, takes over the ring of those that have been up for longer; it does not weigh them anew.
 //!
 //! Times of others arrive as ages, so that clocks need not agree; all members come to the same ring within the time a word
@@ -196,6 +198,8 @@ pub struct Ring {
     own: PeerId,
     operator: Operator,
     started: Instant,
+    /// This server is none of those that own.
+    is_edge: bool,
     standing: Standing,
     members: BTreeMap<PeerId, Member>,
     /// Which slots are taken.
@@ -220,6 +224,7 @@ impl Ring {
             own,
             operator,
             started: now,
+            is_edge: false,
             standing: Standing { alive: Since::now(now), place: Place::Early },
             members: BTreeMap::new(),
             slots: Slots::default(),
@@ -229,6 +234,19 @@ impl Ring {
             is_stale: false,
             news: BTreeSet::new(),
             timing,
+        }
+    }
+
+    /// What an edge sees, just started: nobody yet.
+    #[must_use]
+    pub fn of_edge(own: PeerId, operator: Operator, now: Instant) -> Self {
+        let at_once = Duration::ZERO;
+        let timing = Timing { join_after: at_once, leave_after: at_once, overlap: at_once };
+        Self {
+            is_edge: true,
+            standing: Standing { alive: Since::now(now), place: Place::Out },
+            current: Arc::new(Placement::new([])),
+            ..Self::new(own, operator, timing, now)
         }
     }
 
@@ -271,6 +289,9 @@ impl Ring {
 
     /// The linked member `by` says something of a member, whose own record names `operator`.
     pub fn told(&mut self, by: &PeerId, word: &Word, operator: Operator, now: Instant) {
+        if self.is_edge {
+            return;
+        }
         let Some(teller) = self.members.get(by).filter(|teller| teller.linked.is_some()) else { return };
         let is_settled = teller.up.age(now) >= self.timing.join_after;
         let adopts = word.in_ring && is_settled && now < self.adopting_until;
@@ -353,7 +374,9 @@ impl Ring {
     pub fn tick(&mut self, now: Instant) -> Option<Change> {
         let oldest = self.oldest_up_for(now);
         let before = self.standing.place;
-        self.standing.step(None, oldest, &self.timing, now);
+        if !self.is_edge {
+            self.standing.step(None, oldest, &self.timing, now);
+        }
         if (before, self.standing.place) == (Place::Early, Place::Out) {
             // Older members count from now on, when they see this one first.
             self.standing.alive = Since::now(now);
@@ -388,7 +411,9 @@ impl Ring {
             // The oldest one stays: it is the one that is asked.
             self.past.pop_back();
         }
-        self.past.push_back((Arc::clone(&from), now));
+        if !self.is_edge {
+            self.past.push_back((Arc::clone(&from), now));
+        }
         Some(Change { from, to })
     }
 
@@ -786,6 +811,22 @@ mod tests {
         let found: Vec<_> =
             [170, 190, 210, 229, 230, 250, 270].into_iter().map(|at| before(&mut a, at)).collect();
         assert_eq!(found, [Some(1), Some(1), Some(1), Some(1), Some(2), Some(3), None]);
+    }
+
+    #[test]
+    fn the_ring_of_an_edge_is_who_it_has_links_with() {
+        let t = Time::start();
+        let mut edge = Ring::of_edge(peer(1), operator(1), t.at(0).mono);
+        assert_eq!(members(&mut edge, t.at(0).mono), [0u8; 0]);
+        assert_eq!(edge.view().owners(Key::service("chat")).iter().count(), 0);
+        edge.linked(peer(2), &said(2, 0), t.at(1).mono);
+        edge.linked(peer(3), &said(3, 500), t.at(1).mono);
+        edge.told(&peer(3), &word(4, true, 500, true), operator(4), t.at(1).mono);
+        edge.told(&peer(3), &word(1, true, 500, true), operator(1), t.at(1).mono);
+        assert_eq!(members(&mut edge, t.at(1).mono), [2, 3]);
+        edge.unlinked(&peer(3), seconds(0), t.at(2).mono);
+        assert_eq!(members(&mut edge, t.at(2).mono), [2]);
+        assert!(edge.view().before().is_none() && !edge.view().owns(Key::service("chat")));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!   reaches no owner at all tells two others, who pass it on.
 //! - A member that restarted, or came into the ring, is told everything it owns, and then that this was all. One whose link only
 //!   broke is told what it may have missed.
-//! - Nothing is kept for a member that is neither linked nor in the ring.
+//! - Nothing is kept for a member that is neither linked nor in the ring, and for an edge that is not linked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -46,10 +46,18 @@ struct Told {
     filled: Filled,
 }
 
+impl Told {
+    fn new() -> Self {
+        Self { outbox: Outbox::default(), sent: Sent::default(), is_linked: true, filled: Filled::Not }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Telling<C> {
     members: BTreeMap<PeerId, Told>,
+    /// Linked edges. They are told only what they asked for, and nobody waits for them.
+    edges: BTreeMap<PeerId, Told>,
     walk: Walk<C>,
     /// For whom something waits.
     ready: BTreeSet<PeerId>,
@@ -57,7 +65,12 @@ pub struct Telling<C> {
 
 impl<C> Default for Telling<C> {
     fn default() -> Self {
-        Self { members: BTreeMap::new(), walk: Walk::default(), ready: BTreeSet::new() }
+        Self {
+            members: BTreeMap::new(),
+            edges: BTreeMap::new(),
+            walk: Walk::default(),
+            ready: BTreeSet::new(),
+        }
     }
 }
 
@@ -67,12 +80,7 @@ impl<C: Clone + Ord> Telling<C> {
         if is_new_life {
             self.members.remove(&peer);
         }
-        let told = self.members.entry(peer).or_insert_with(|| Told {
-            outbox: Outbox::default(),
-            sent: Sent::default(),
-            is_linked: true,
-            filled: Filled::Not,
-        });
+        let told = self.members.entry(peer).or_insert_with(Told::new);
         told.is_linked = true;
         for next in told.sent.give_back() {
             told.outbox.put_back(next);
@@ -86,6 +94,31 @@ impl<C: Clone + Ord> Telling<C> {
             told.is_linked = false;
         }
         self.ready.remove(peer);
+    }
+
+    /// A link with an edge is up. What it was told over an earlier one counts no more.
+    pub fn edge_linked(&mut self, edge: PeerId) {
+        self.edges.insert(edge, Told::new());
+    }
+
+    /// The link with an edge ended.
+    pub fn edge_unlinked(&mut self, edge: &PeerId) {
+        self.edges.remove(edge);
+        self.ready.remove(edge);
+    }
+
+    /// Whether this is an edge that has a link.
+    #[must_use]
+    pub fn is_edge(&self, peer: &PeerId) -> bool {
+        self.edges.contains_key(peer)
+    }
+
+    fn told_mut(&mut self, peer: &PeerId) -> Option<&mut Told> {
+        self.members.get_mut(peer).or_else(|| self.edges.get_mut(peer))
+    }
+
+    fn told(&self, peer: &PeerId) -> Option<&Told> {
+        self.members.get(peer).or_else(|| self.edges.get(peer))
     }
 
     /// The ring is not what it was.
@@ -177,9 +210,9 @@ impl<C: Clone + Ord> Telling<C> {
         owners
     }
 
-    /// Puts something into the outbox of a member, if there is one.
+    /// Puts something into the outbox of a member or edge, if there is one.
     pub fn put(&mut self, member: PeerId, put: impl FnOnce(&mut Outbox)) {
-        if let Some(told) = self.members.get_mut(&member) {
+        if let Some(told) = self.told_mut(&member) {
             put(&mut told.outbox);
             self.ready.insert(member);
         }
@@ -193,6 +226,14 @@ impl<C: Clone + Ord> Telling<C> {
         }
     }
 
+    /// Puts something into the outbox of every linked edge.
+    pub fn put_edges(&mut self, put: impl Fn(&mut Outbox)) {
+        for (edge, told) in &mut self.edges {
+            put(&mut told.outbox);
+            self.ready.insert(*edge);
+        }
+    }
+
     /// For whom something waits. Each is named once, until [`Self::next`] has nothing for it.
     pub fn ready(&mut self) -> BTreeSet<PeerId> {
         std::mem::take(&mut self.ready)
@@ -200,14 +241,14 @@ impl<C: Clone + Ord> Telling<C> {
 
     /// The next batch for a linked member, and its number.
     pub fn next(&mut self, member: &PeerId, most: usize) -> Option<(u64, Next)> {
-        let told = self.members.get_mut(member).filter(|told| told.is_linked && told.sent.has_room())?;
+        let told = self.told_mut(member).filter(|told| told.is_linked && told.sent.has_room())?;
         let next = told.outbox.next(most);
         (!next.is_empty()).then(|| (told.sent.send(next.clone()), next))
     }
 
     /// The member has everything up to this batch.
     pub fn acknowledged(&mut self, member: &PeerId, number: u64) {
-        let Some(told) = self.members.get_mut(member) else { return };
+        let Some(told) = self.told_mut(member) else { return };
         told.sent.acknowledged(number);
         if !told.outbox.is_empty() {
             self.ready.insert(*member);
@@ -217,13 +258,13 @@ impl<C: Clone + Ord> Telling<C> {
     /// The number of the last batch for a member.
     #[must_use]
     pub fn last_sent(&self, member: &PeerId) -> u64 {
-        self.members.get(member).map(|told| told.sent.last()).unwrap_or_default()
+        self.told(member).map(|told| told.sent.last()).unwrap_or_default()
     }
 
     /// Whether nothing waits for a member.
     #[must_use]
     pub fn has_told(&self, member: &PeerId) -> bool {
-        self.members.get(member).is_none_or(|told| told.outbox.is_empty())
+        self.told(member).is_none_or(|told| told.outbox.is_empty())
     }
 
     /// Whether every linked member has all that it is to know.

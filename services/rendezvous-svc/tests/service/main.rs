@@ -4,6 +4,7 @@
 
 mod bridge;
 mod confirm;
+mod edge;
 mod harness;
 mod limits;
 mod member;

@@ -68,6 +68,20 @@ impl RawLink {
         connection: Connection,
         key: Option<[u8; 32]>,
     ) -> Result<Self, Status> {
+        Self::dial_as(wire::BridgeRole::Member, member, connection, key).await
+    }
+
+    /// Dials as an edge.
+    pub(crate) async fn dial_edge(edge: &Peer, connection: Connection) -> Result<Self, Status> {
+        Self::dial_as(wire::BridgeRole::Edge, edge, connection, None).await
+    }
+
+    async fn dial_as(
+        role: wire::BridgeRole,
+        member: &Peer,
+        connection: Connection,
+        key: Option<[u8; 32]>,
+    ) -> Result<Self, Status> {
         let (up, requests) = mpsc::channel(16);
         let client_nonce = [5; 32];
         let hello = wire::BridgeHello {
@@ -77,6 +91,7 @@ impl RawLink {
             proof: None,
             record: Some(member.record(now().0).to_wire()),
             boot_id: 1,
+            role: role as i32,
             ..wire::BridgeHello::default()
         };
         let link_seq = hello.link_seq;
@@ -121,6 +136,18 @@ impl RawLink {
         self.next_answer().await
     }
 
+    /// Asks where a peer is, and gives the answer.
+    pub(crate) async fn ask_where(&mut self, number: u64, peer: PeerId) -> wire::BridgeAnswer {
+        let question = Some(Question::Locate(peer.to_wire()));
+        self.question_of(wire::BridgeQuestion { number, question }).await;
+        self.next_answer().await
+    }
+
+    /// Asks anything.
+    pub(crate) async fn question_of(&self, question: wire::BridgeQuestion) {
+        self.up.send(wire::LinkRequest { message: Some(Up::Question(question)) }).await.unwrap();
+    }
+
     /// The next answer.
     pub(crate) async fn next_answer(&mut self) -> wire::BridgeAnswer {
         loop {
@@ -131,8 +158,8 @@ impl RawLink {
     }
 
     pub(crate) async fn send_question(&self, number: u64, question: wire::ConfirmQuestion) {
-        let question = wire::BridgeQuestion { number, question: Some(Question::Confirm(question)) };
-        self.up.send(wire::LinkRequest { message: Some(Up::Question(question)) }).await.unwrap();
+        let question = Some(Question::Confirm(question));
+        self.question_of(wire::BridgeQuestion { number, question }).await;
     }
 
     /// The next question.

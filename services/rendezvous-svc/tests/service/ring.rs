@@ -11,7 +11,7 @@ use crate::peer::Peer;
 use crate::watch::{Said, Watch};
 
 /// Five members, each of which was told of the first alone.
-async fn five(key: &KeyFile) -> Vec<TestServer> {
+pub(crate) async fn five(key: &KeyFile) -> Vec<TestServer> {
     let mut all: Vec<TestServer> = Vec::new();
     for _ in 0..5 {
         let first = all.iter().take(1);
@@ -66,7 +66,7 @@ async fn providers_are_found_at_each_of_five_members() {
 }
 
 /// How many different providers all pages name, none of which is named twice.
-async fn pages(server: &TestServer, page_size: u32) -> usize {
+pub(crate) async fn pages(server: &TestServer, page_size: u32) -> usize {
     let (mut keys, mut page_token) = (Vec::new(), String::new());
     loop {
         let request = wire::FindByServiceRequest {

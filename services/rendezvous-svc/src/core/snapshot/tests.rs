@@ -22,7 +22,7 @@ const KNOWN_FOR: Duration = Duration::from_secs(5000);
 
 fn directory() -> Directory {
     let timing = Timing { heartbeat: HEARTBEAT, registration: Duration::from_secs(300) };
-    let capacity = Capacity { records: shares(100), services: shares(10), members: 10 };
+    let capacity = Capacity { records: shares(100), services: shares(10), members: 10, edges: 10 };
     Directory::new(peer(OWN), timing, capacity)
 }
 
