@@ -14,5 +14,6 @@ mod query;
 mod register;
 mod ring;
 mod session;
+mod skew;
 mod snapshot;
 mod watch;

@@ -143,6 +143,11 @@ impl RawLink {
         self.next_answer().await
     }
 
+    /// Says anything.
+    pub(crate) async fn say(&self, request: wire::LinkRequest) {
+        self.up.send(request).await.unwrap();
+    }
+
     /// Asks anything.
     pub(crate) async fn question_of(&self, question: wire::BridgeQuestion) {
         self.up.send(wire::LinkRequest { message: Some(Up::Question(question)) }).await.unwrap();
