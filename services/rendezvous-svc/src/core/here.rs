@@ -115,11 +115,6 @@ impl Directory {
     pub fn proof(&self, peer: &PeerId) -> Option<Bytes> {
         self.sessions.proof(self.table.slot(peer)?).map(Bytes::copy_from_slice)
     }
-
-    /// Every peer that is here and not OFFLINE.
-    pub fn present(&self, now: Instant) -> impl Iterator<Item = PeerId> {
-        self.sessions.present(now).filter_map(|slot| self.table.peer(slot))
-    }
 }
 
 #[cfg(test)]
@@ -138,7 +133,6 @@ mod tests {
         let (mut d, t) = (Directory::new(peer(200), timing, capacity), Time::start());
         let ticket = d.open(peer(1), 1, b"proof", t.at(0).mono).unwrap().unwrap().ticket;
         assert_eq!(d.proof(&peer(1)).unwrap(), b"proof"[..]);
-        assert_eq!(d.present(t.at(1).mono).collect::<Vec<_>>(), [peer(1)]);
         assert!(d.close(&peer(1), ticket, Ending::Clean, t.at(10).mono));
         assert!(d.stated(&peer(1), t.at(11).mono).is_some());
         assert_eq!(d.due(t.at(10).mono + REMEMBERED, 9), Due::default());

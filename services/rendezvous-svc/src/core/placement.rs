@@ -243,17 +243,6 @@ const fn multiply(a: u64, b: u64) -> (u64, u64) {
     (product as u64, (product >> 64) as u64)
 }
 
-/// Of the `linked` members those who are to hear of a change of `peer` that came from `origin`, or from here if that is `None`.
-/// This holds while every member holds everything: the ring is not asked yet.
-pub fn push_to<'a>(
-    peer: &PeerId,
-    origin: Option<&PeerId>,
-    linked: impl Iterator<Item = &'a PeerId>,
-) -> impl Iterator<Item = &'a PeerId> {
-    // Nobody has to be told of itself: a member's record comes from that member.
-    linked.filter(move |member| Some(*member) != origin && *member != peer)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -432,16 +421,5 @@ mod tests {
         }
         assert!(turns.iter().all(|turn| *turn > 60), "{turns:?}");
         assert_eq!(key.turn(&id(1), 0), 0);
-    }
-
-    #[test]
-    fn a_change_goes_to_everybody_but_its_origin_and_subject() {
-        let linked = [peer(1), peer(2), peer(3)];
-        let told = |subject, origin: Option<PeerId>| -> Vec<PeerId> {
-            push_to(&peer(subject), origin.as_ref(), linked.iter()).copied().collect()
-        };
-        assert_eq!(told(9, None), linked);
-        assert_eq!(told(9, Some(peer(2))), [peer(1), peer(3)]);
-        assert_eq!(told(3, Some(peer(2))), [peer(1)]);
     }
 }

@@ -571,15 +571,6 @@ impl Sessions {
     pub fn proof(&self, slot: Slot) -> Option<&[u8]> {
         self.get(slot).map(|entry| &*entry.proof)
     }
-
-    /// Every peer that is not OFFLINE.
-    pub fn present(&self, now: Instant) -> impl Iterator<Item = Slot> {
-        let now = self.moment(now);
-        (0..).zip(&self.entries).filter_map(move |(number, entry)| {
-            let state = entry.as_ref()?.state(&self.timing, now);
-            (state != PresenceState::Offline).then_some(Slot::of(number))
-        })
-    }
 }
 
 #[cfg(test)]
