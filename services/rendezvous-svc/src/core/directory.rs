@@ -330,7 +330,9 @@ impl Directory {
         let own_sessions = u64::try_from(own_sessions).unwrap_or(u64::MAX);
         let own = known(&self.own, true, Some(now.mono), own_sessions).into_iter();
         let others = self.members.all().into_iter();
-        own.chain(others.filter_map(|one| known(&one.peer, one.linked, one.heard, one.sessions))).collect()
+        let others = others
+            .filter_map(|one| known(&one.peer, one.linked, one.heard, self.presence.sessions(&one.peer)));
+        own.chain(others).collect()
     }
 }
 
@@ -552,7 +554,8 @@ mod tests {
         d.members.name(peer(202), t.at(0).mono);
         d.members.name(peer(204), t.at(0).mono);
         let own = d.locate(&peer(OWN), t.at(20)).unwrap();
-        d.members.loaded(&peer(MEMBER), 9);
+        d.presence.linked(peer(MEMBER), t.at(10).mono);
+        d.presence.mark(&peer(MEMBER), 9, t.at(10).mono);
         let list = d.rendezvous(5, t.at(20));
         assert_eq!(list.len(), 3, "203 is no member, of 204 no record is known");
         assert_eq!((&list[0].bytes, list[0].connected, list[0].sessions), (&own.bytes, true, 5));

@@ -74,13 +74,11 @@ struct Member {
     heard: Option<Instant>,
     /// From itself or from another member.
     named: Instant,
-    /// Its live sessions, as it said last.
-    sessions: u64,
 }
 
 impl Member {
     const fn named(now: Instant) -> Self {
-        Self { link: None, heard: None, named: now, sessions: 0 }
+        Self { link: None, heard: None, named: now }
     }
 }
 
@@ -93,8 +91,6 @@ pub struct MemberView {
     pub linked: bool,
     /// When it was last heard.
     pub heard: Option<Instant>,
-    /// Its live sessions, as it said last; 0 if it never did.
-    pub sessions: u64,
 }
 
 /// See the module.
@@ -169,13 +165,6 @@ impl Members {
         }
     }
 
-    /// The member says how many sessions it has.
-    pub fn loaded(&mut self, peer: &PeerId, sessions: u64) {
-        if let Some(member) = self.members.get_mut(peer) {
-            member.sessions = sessions;
-        }
-    }
-
     /// Whether this is the link with the member now. What a replaced one still says is older than what the one in its place says.
     #[must_use]
     pub fn is_current(&self, peer: &PeerId, ticket: LinkTicket) -> bool {
@@ -223,8 +212,7 @@ impl Members {
     #[must_use]
     pub fn view(&self, peer: &PeerId) -> Option<MemberView> {
         let member = self.members.get(peer)?;
-        let (linked, heard, sessions) = (member.link.is_some(), member.heard, member.sessions);
-        Some(MemberView { peer: *peer, linked, heard, sessions })
+        Some(MemberView { peer: *peer, linked: member.link.is_some(), heard: member.heard })
     }
 
     /// All members but this one, linked ones first, then by id.

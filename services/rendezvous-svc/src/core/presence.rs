@@ -114,10 +114,17 @@ struct Home {
     as_of: Instant,
     /// Counts how often this home began to tell all it knows.
     telling: u64,
-    /// Without a mark for so long its peers are OFFLINE.
-    grace: Duration,
+    /// Its live sessions, as it said last.
+    sessions: u64,
     /// How many statements of it are kept.
     statements: usize,
+}
+
+impl Home {
+    /// Without a mark for so long its peers are OFFLINE.
+    fn grace(&self) -> Duration {
+        home_loss_grace(self.sessions)
+    }
 }
 
 /// See the module.
@@ -147,7 +154,7 @@ impl Presence {
     }
 
     fn home(&mut self, home: PeerId, as_of: Instant) -> &mut Home {
-        self.homes.entry(home).or_insert(Home { as_of, telling: 0, grace: HOME_LOSS_GRACE, statements: 0 })
+        self.homes.entry(home).or_insert(Home { as_of, telling: 0, sessions: 0, statements: 0 })
     }
 
     /// From here on a home tells all that it says of peers that this server owns.
@@ -159,8 +166,14 @@ impl Presence {
     pub fn mark(&mut self, home: &PeerId, sessions: u64, as_of: Instant) {
         if let Some(home) = self.homes.get_mut(home) {
             home.as_of = home.as_of.max(as_of);
-            home.grace = home_loss_grace(sessions);
+            home.sessions = sessions;
         }
+    }
+
+    /// How many sessions a home holds, as it said last; 0 if it never did.
+    #[must_use]
+    pub fn sessions(&self, home: &PeerId) -> u64 {
+        self.homes.get(home).map(|home| home.sessions).unwrap_or_default()
     }
 
     /// Others hear the home, and pass on what it says: of those that `hears` names that is so up to `as_of`.
@@ -303,21 +316,21 @@ impl Presence {
         let changes = self.peers.get(peer)?.iter().flat_map(|heard| {
             let silent = self.homes.get(&heard.home).filter(|_| !speaks(&heard.home));
             let silent =
-                silent.into_iter().flat_map(|home| [home.as_of + MARKS_MISSED, home.as_of + home.grace]);
+                silent.into_iter().flat_map(|home| [home.as_of + MARKS_MISSED, home.as_of + home.grace()]);
             silent.chain(heard.statement.until)
         });
         changes.filter(|at| *at > now).min()
     }
 
     fn of(&self, heard: &Heard, now: Instant) -> Option<View> {
-        let Home { as_of, grace, .. } = *self.homes.get(&heard.home)?;
-        Some(follow(heard.home, &heard.statement, as_of, (grace, self.suspect_after), now))
+        let home = self.homes.get(&heard.home)?;
+        Some(follow(heard.home, &heard.statement, home.as_of, (home.grace(), self.suspect_after), now))
     }
 
     /// What follows from a home's word that was just brought, and is not kept.
     #[must_use]
     pub fn follow(&self, said: &Said, now: Instant) -> View {
-        let grace = self.homes.get(&said.home).map_or(HOME_LOSS_GRACE, |home| home.grace);
+        let grace = self.homes.get(&said.home).map_or(HOME_LOSS_GRACE, Home::grace);
         follow(said.home, &said.statement, said.as_of, (grace, self.suspect_after), now)
     }
 
@@ -328,7 +341,7 @@ impl Presence {
             let silent_since = homes.get(&heard.home);
             let offline = heard.statement.state == PresenceState::Offline
                 || heard.statement.until.is_some_and(|until| until <= now)
-                || silent_since.is_none_or(|home| now.saturating_duration_since(home.as_of) >= home.grace);
+                || silent_since.is_none_or(|home| now.saturating_duration_since(home.as_of) >= home.grace());
             !offline || now.saturating_duration_since(heard.statement.heard) < REMEMBERED
         };
         let offline = &mut self.offline;
