@@ -22,6 +22,7 @@ use crate::core::admission::Limits;
 use crate::core::ledger::Shares;
 use crate::core::members::Role;
 use crate::core::placement::OPERATOR_ATTRIBUTE;
+use crate::core::ring;
 use crate::core::session::Timing;
 use crate::own_record::parse_endorsement;
 
@@ -371,6 +372,8 @@ pub struct ServerConfig {
     pub limits: LimitsConfig,
     /// HTTP/2.
     pub http2: Http2Config,
+    /// How long members take to join the ring and to leave it. One backbone has one: no key of the file, so only tests change it.
+    pub ring: ring::Timing,
     /// Where the time comes from; tests move it.
     pub clock: Clock,
 }
@@ -420,6 +423,7 @@ impl Settings for Config {
             snapshot: self.snapshot.enabled.then_some(self.snapshot.interval),
             limits: self.limits,
             http2: self.http2,
+            ring: ring::Timing::default(),
             clock: Clock::system(),
         })
     }

@@ -34,7 +34,6 @@ use crate::core::members::Role;
 use crate::core::own::OwnRecord;
 use crate::core::placement::Operator;
 use crate::core::reconnect::Leaving;
-use crate::core::ring::Timing;
 use crate::node::{Node, random};
 use crate::own_record::{OwnRecordError, OwnSigner, keep_fresh, sign};
 use crate::snapshots::{Snapshots, Start};
@@ -254,7 +253,7 @@ fn node(
     let (id, epoch, now) = (identity.peer_id(), config.clock.unix_millis(), config.clock.now());
     let operator = Operator::of(&id, config.operator.as_deref());
     let known_for = UnixMillis(epoch).since(directory.knowledge_since);
-    let bridge = Bridge::new(id, operator, epoch, Timing::default(), now).remembering(known_for);
+    let bridge = Bridge::new(id, operator, epoch, config.ring, now).remembering(known_for);
     // Who knows of no other member is the first one, or the only one: nobody tells it anything before it is asked.
     let knows_others = !config.bridge_peers.is_empty() || !directory.members.all().is_empty();
     let bridge = match config.role {
