@@ -109,6 +109,14 @@ impl Hub {
         self.bridge.lock().has_told(member)
     }
 
+    /// The link with each linked member of the ring.
+    pub(super) fn links_of_ring(&self) -> HashMap<PeerId, LinkTicket> {
+        let bridge = self.bridge.lock();
+        let links = self.links.read();
+        let of_ring = links.iter().filter(|(member, _)| bridge.view().current().contains(member));
+        of_ring.map(|(member, (ticket, _))| (*member, *ticket)).collect()
+    }
+
     /// Asks a member; `None` if it can't be asked now.
     pub(super) fn ask(
         &self,

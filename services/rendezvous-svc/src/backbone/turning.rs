@@ -1,6 +1,7 @@
 //! The task that turns the ring: it notices who joined and left, goes on telling new owners what they own, and forgets what this
 //! member owns no longer, at a pace that leaves room for everything else.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use p2psb_proto::model::PeerId;
 use crate::core::Now;
 use crate::core::directory::Directory;
 use crate::core::homes::HomeEvent;
+use crate::core::members::LinkTicket;
 use crate::core::places::Slot;
 use crate::core::walk::{Held, Holdings};
 use crate::node::Node;
@@ -78,20 +80,27 @@ pub(crate) fn step(node: &Node) -> bool {
 struct Leftovers {
     /// The ring changed since it was looked last.
     pending: bool,
+    /// Members that may not have all that they were told when the ring had come to rest.
+    awaited: Option<BTreeMap<PeerId, Awaited>>,
     at: Option<Slot>,
+}
+
+/// What a member is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    /// Something waits for it, as ever since the ring came to rest, or it is out of reach for a moment.
+    ToBeTold,
+    /// Up to this batch of this link it is to have everything. What changes later does not count: there may always be something.
+    UpTo(LinkTicket, u64),
 }
 
 impl Leftovers {
     /// Looks at some entries. Returns whether there is nothing to do now.
     fn step(&mut self, node: &Node) -> bool {
-        let (is_changing, is_done) = {
-            let bridge = node.hub.bridge.lock();
-            (bridge.view().before().is_some(), bridge.is_done())
-        };
-        if is_changing {
-            *self = Self { pending: true, at: None };
+        if node.hub.bridge.lock().view().before().is_some() {
+            *self = Self { pending: true, ..Self::default() };
         }
-        if is_changing || !self.pending || !is_done {
+        if !self.pending || !self.is_handed_over(node) {
             return true;
         }
         let (now, mut directory) = (node.now(), node.directory.write());
@@ -112,5 +121,30 @@ impl Leftovers {
         self.at = page.last().map(|(at, _)| *at);
         self.pending = page.len() == STEP;
         !self.pending
+    }
+
+    /// Whether the ring has come to rest, and its members have all that they were told up to then.
+    fn is_handed_over(&mut self, node: &Node) -> bool {
+        let (links, now) = (node.hub.links_of_ring(), node.now().mono);
+        let bridge = node.hub.bridge.lock();
+        if bridge.view().before().is_some() {
+            return false;
+        }
+        let all = || links.keys().map(|member| (*member, Awaited::ToBeTold)).collect();
+        let awaited = self.awaited.get_or_insert_with(all);
+        awaited.retain(|member, awaited| {
+            let link = links.get(member).copied();
+            if link.is_none() && bridge.ring().dead_for(member, now).is_none() {
+                // Only the way to it is cut: others reach it, and tell it.
+                return false;
+            }
+            let is_told = |awaited: Awaited| matches!(awaited, Awaited::UpTo(by, _) if link == Some(by));
+            if !is_told(*awaited) {
+                let told = link.and_then(|link| Some((link, bridge.told_up_to(member)?)));
+                *awaited = told.map_or(Awaited::ToBeTold, |(link, number)| Awaited::UpTo(link, number));
+            }
+            !matches!(*awaited, Awaited::UpTo(_, number) if bridge.has_arrived(member, number))
+        });
+        awaited.is_empty()
     }
 }

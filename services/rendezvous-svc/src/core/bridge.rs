@@ -499,6 +499,18 @@ impl<C: Clone + Ord> Bridge<C> {
         self.telling.has_told(member)
     }
 
+    /// If nothing waits for a member, the number of the batch with which it will have everything that was put in so far.
+    #[must_use]
+    pub fn told_up_to(&self, member: &PeerId) -> Option<u64> {
+        self.has_told(member).then(|| self.telling.last_sent(member))
+    }
+
+    /// Whether a member has every batch up to this one.
+    #[must_use]
+    pub fn has_arrived(&self, member: &PeerId, number: u64) -> bool {
+        self.telling.has_arrived(member, number)
+    }
+
     /// Whether every linked member has all that it is to know.
     #[must_use]
     pub fn is_done(&self) -> bool {

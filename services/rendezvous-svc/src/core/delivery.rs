@@ -57,6 +57,12 @@ impl<T> Sent<T> {
         }
     }
 
+    /// Whether the other end has everything up to `number`.
+    #[must_use]
+    pub fn has_arrived(&self, number: u64) -> bool {
+        self.under_way.front().is_none_or(|(sent, _)| *sent > number)
+    }
+
     /// The link broke: what may not have arrived, in order. Numbers begin anew.
     pub fn give_back(&mut self) -> impl Iterator<Item = T> + use<T> {
         self.last = 0;

@@ -261,6 +261,12 @@ impl<C: Clone + Ord> Telling<C> {
         self.told(member).map(|told| told.sent.last()).unwrap_or_default()
     }
 
+    /// Whether a member has every batch up to this one.
+    #[must_use]
+    pub fn has_arrived(&self, member: &PeerId, number: u64) -> bool {
+        self.members.get(member).is_none_or(|told| told.sent.has_arrived(number))
+    }
+
     /// Whether nothing waits for a member.
     #[must_use]
     pub fn has_told(&self, member: &PeerId) -> bool {

@@ -10,10 +10,11 @@ use p2psb_proto::model::PeerId;
 use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServiceClient;
+use p2psb_rendezvous_svc::core::ring::Timing;
 use p2psb_rendezvous_svc::{Config, Server};
 use p2psb_runtime::config::MetricsConfig;
 use p2psb_runtime::{Clock, Service as _, Settings as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -56,6 +57,7 @@ pub(crate) struct TestServer {
     pub(crate) config: Config,
     pub(crate) endpoint: Endpoint,
     pub(crate) id: PeerId,
+    ring: Timing,
     dir: Arc<tempfile::TempDir>,
 }
 
@@ -65,6 +67,15 @@ impl TestServer {
     }
 
     pub(crate) async fn start_at(clock: Clock, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_by(clock, Timing::default(), change).await
+    }
+
+    /// One that takes so long to join a ring and to leave it.
+    pub(crate) async fn start_turning(ring: Timing, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_by(Clock::system(), ring, change).await
+    }
+
+    async fn start_by(clock: Clock, ring: Timing, change: impl FnOnce(&mut Config)) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let mut config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
@@ -76,17 +87,17 @@ impl TestServer {
         // A killed server knows nothing any more, unless a test says otherwise.
         config.snapshot.enabled = false;
         change(&mut config);
-        Self::bind(config, clock, dir).await
+        Self::bind(config, (clock, ring), dir).await
     }
 
-    async fn bind(config: Config, clock: Clock, dir: Arc<tempfile::TempDir>) -> Self {
+    async fn bind(config: Config, (clock, ring): (Clock, Timing), dir: Arc<tempfile::TempDir>) -> Self {
         let mut meant = config.clone().meant().unwrap();
-        meant.clock = clock;
+        (meant.clock, meant.ring) = (clock, ring);
         let server = Server::bind(meant).await.unwrap();
         let scheme = if config.tls.mode == p2psb_client::TlsMode::Plaintext { "http" } else { "https" };
         let endpoint = format!("{scheme}://{}", server.addr()).parse().unwrap();
         let id = server.peer_id();
-        Self { server: Some(server), config, endpoint, id, dir }
+        Self { server: Some(server), config, endpoint, id, ring, dir }
     }
 
     /// Gone without a word.
@@ -102,7 +113,7 @@ impl TestServer {
     /// The same server again, at another address.
     pub(crate) async fn restart_elsewhere(mut self) -> Self {
         self.kill();
-        Self::bind(self.config.clone(), Clock::system(), Arc::clone(&self.dir)).await
+        Self::bind(self.config.clone(), (Clock::system(), self.ring), Arc::clone(&self.dir)).await
     }
 
     /// The same server again, at the same address.
@@ -112,7 +123,7 @@ impl TestServer {
         let config = Config { listen: addr, ..self.config.clone() };
         // The old socket closes when its task has noticed.
         eventually!("the port is free again", std::net::TcpListener::bind(addr).is_ok());
-        Self::bind(config, Clock::system(), Arc::clone(&self.dir)).await
+        Self::bind(config, (Clock::system(), self.ring), Arc::clone(&self.dir)).await
     }
 
     pub(crate) fn pinned(&self) -> Endpoint {
@@ -172,6 +183,11 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) async fn to(server: &TestServer) -> Self {
+        Self::from([127, 0, 0, 1], server).await
+    }
+
+    /// One that comes out at another of the many addresses of loopback.
+    pub(crate) async fn from(ip: [u8; 4], server: &TestServer) -> Self {
         let target = server.server.as_ref().unwrap().addr();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let endpoint: Endpoint = format!("https://{}", listener.local_addr().unwrap()).parse().unwrap();
@@ -179,7 +195,9 @@ impl Wire {
         let token = cut.clone();
         tokio::spawn(async move {
             let (mut near, _) = listener.accept().await.unwrap();
-            let mut far = TcpStream::connect(target).await.unwrap();
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind((ip, 0).into()).unwrap();
+            let mut far = socket.connect(target).await.unwrap();
             tokio::select! {
                 _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
                 () = token.cancelled() => {}

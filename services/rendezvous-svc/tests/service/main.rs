@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod anything;
 mod bridge;
 mod confirm;
 mod edge;
@@ -16,4 +17,5 @@ mod ring;
 mod session;
 mod skew;
 mod snapshot;
+mod turning;
 mod watch;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -10,22 +11,25 @@ use futures::stream::BoxStream;
 use p2psb_client::{Connection, Endpoint};
 use p2psb_proto::model::hello::Hello;
 use p2psb_proto::model::proof::{ProofRole, Transcript, nonce};
+use p2psb_proto::model::time::duration_from_wire;
 use p2psb_proto::model::{Address, AddressKind, PeerId, Transport};
 use p2psb_proto::wire::common::v1::SignedRecord;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::bridge_answer::Answer;
 use p2psb_proto::wire::rendezvous::v1::bridge_question::Question;
-use p2psb_proto::wire::rendezvous::v1::bridge_service_client::BridgeServiceClient;
 use p2psb_proto::wire::rendezvous::v1::bridge_service_server::{BridgeService, BridgeServiceServer};
 use p2psb_proto::wire::rendezvous::v1::link_request::Message as Up;
 use p2psb_proto::wire::rendezvous::v1::link_response::Message as Down;
 use p2psb_rendezvous_svc::backbone::trust::BridgeKey;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::anything::{self, Anything};
 use crate::peer::{Peer, network, now};
+
+const LINK: &str = "/p2psb.rendezvous.v1.BridgeService/Link";
 
 /// A bridge key in a file.
 pub(crate) struct KeyFile {
@@ -51,13 +55,122 @@ impl KeyFile {
     }
 }
 
+/// Both directions of a link that a test dialed, before it proved itself.
+#[derive(Debug)]
+pub(crate) struct HalfLink {
+    up: mpsc::Sender<Anything>,
+    down: Streaming<wire::LinkResponse>,
+    transcript: Transcript,
+    oldest_up_for: Duration,
+    pub(crate) connection: Connection,
+}
+
+impl HalfLink {
+    /// A link on which nothing was said yet; it is kept as long as the second value.
+    pub(crate) async fn open(
+        connection: Connection,
+    ) -> (Streaming<wire::LinkResponse>, mpsc::Sender<Anything>) {
+        let (up, requests) = mpsc::channel(16);
+        (anything::call(&connection, LINK, requests).await.unwrap(), up)
+    }
+
+    /// Says hello as whoever it likes to be.
+    pub(crate) async fn greet(
+        claimed: PeerId,
+        record: SignedRecord,
+        connection: Connection,
+    ) -> Result<Self, Status> {
+        Self::greet_as(wire::BridgeRole::Member, claimed, record, connection).await
+    }
+
+    async fn greet_as(
+        role: wire::BridgeRole,
+        claimed: PeerId,
+        record: SignedRecord,
+        connection: Connection,
+    ) -> Result<Self, Status> {
+        let (up, requests) = mpsc::channel(16);
+        let client_nonce = [5; 32];
+        let hello = wire::BridgeHello {
+            hello: Some(Hello::own(network(), claimed, "test/1", now())),
+            nonce: Bytes::copy_from_slice(&client_nonce),
+            link_seq: now().0,
+            proof: None,
+            record: Some(record),
+            boot_id: 1,
+            role: role as i32,
+            ..wire::BridgeHello::default()
+        };
+        let session_seq = hello.link_seq;
+        up.send(Anything::of(&wire::LinkRequest { message: Some(Up::Hello(hello)) })).await.unwrap();
+        let mut down: Streaming<wire::LinkResponse> = anything::call(&connection, LINK, requests).await?;
+        let Some(Down::Hello(theirs)) = down.message().await?.unwrap().message else { panic!("no hello") };
+        let oldest_up_for = duration_from_wire(theirs.oldest_up_for.as_ref());
+        let transcript = Transcript {
+            network: network(),
+            peer: claimed,
+            server: PeerId::from_slice(&theirs.hello.unwrap().peer_id).unwrap(),
+            client_nonce,
+            server_nonce: nonce(&theirs.nonce).unwrap(),
+            session_seq,
+        };
+        Ok(Self { up, down, transcript, oldest_up_for, connection })
+    }
+
+    /// What `by` signs to prove that it is who was claimed.
+    pub(crate) fn prove(&self, by: &Peer, key: Option<[u8; 32]>) -> wire::BridgeProof {
+        let (role, binding) = (ProofRole::BridgeDialer, self.connection.binding());
+        let proof = self.transcript.prove(role, &binding, by.identity.key());
+        let input = self.transcript.signing_input(role, &proof.channel_binding);
+        let mac = key.map(|key| Bytes::copy_from_slice(blake3::keyed_hash(&key, &input).as_bytes()));
+        wire::BridgeProof { proof: Some(proof), key_mac: mac.unwrap_or_default() }
+    }
+
+    pub(crate) async fn authenticate(self, proof: wire::BridgeProof) -> Result<RawLink, Status> {
+        let proof = wire::LinkRequest { message: Some(Up::Authenticate(proof)) };
+        self.up.send(Anything::of(&proof)).await.unwrap();
+        let mut link = RawLink {
+            up: self.up,
+            down: self.down,
+            number: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            oldest_up_for: self.oldest_up_for,
+            first: wire::BridgeBatch::default(),
+            mark: wire::BridgeMark::default(),
+            received: 0,
+            told_all: false,
+            _connection: self.connection,
+        };
+        link.first = link.batch().await?;
+        Ok(link)
+    }
+
+    /// How the other end ends it.
+    pub(crate) async fn end(mut self) -> Result<(), Status> {
+        while self.down.message().await?.is_some() {}
+        Ok(())
+    }
+}
+
 /// Both directions of a link that a test dialed.
 #[derive(Debug)]
 pub(crate) struct RawLink {
-    up: mpsc::Sender<wire::LinkRequest>,
+    up: mpsc::Sender<Anything>,
     down: Streaming<wire::LinkResponse>,
     /// Of the last batch that was sent.
     number: AtomicU64,
+    /// Of the last peer that was asked for.
+    asked: AtomicU64,
+    /// How long the oldest member had been up that the other end knew when the link opened.
+    pub(crate) oldest_up_for: Duration,
+    /// What the other end told first.
+    pub(crate) first: wire::BridgeBatch,
+    /// The last mark that came.
+    pub(crate) mark: wire::BridgeMark,
+    /// Of the last batch that came.
+    pub(crate) received: u64,
+    /// The other end said that it told all that this one owns.
+    pub(crate) told_all: bool,
     _connection: Connection,
 }
 
@@ -82,40 +195,27 @@ impl RawLink {
         connection: Connection,
         key: Option<[u8; 32]>,
     ) -> Result<Self, Status> {
-        let (up, requests) = mpsc::channel(16);
-        let client_nonce = [5; 32];
-        let hello = wire::BridgeHello {
-            hello: Some(Hello::own(network(), member.id(), "test/1", now())),
-            nonce: Bytes::copy_from_slice(&client_nonce),
-            link_seq: now().0,
-            proof: None,
-            record: Some(member.record(now().0).to_wire()),
-            boot_id: 1,
-            role: role as i32,
-            ..wire::BridgeHello::default()
-        };
-        let link_seq = hello.link_seq;
-        up.send(wire::LinkRequest { message: Some(Up::Hello(hello)) }).await.unwrap();
-        let mut client = BridgeServiceClient::with_origin(connection.clone(), connection.origin());
-        let mut down = client.link(ReceiverStream::new(requests)).await?.into_inner();
-        let Some(Down::Hello(theirs)) = down.message().await?.unwrap().message else { panic!("no hello") };
-        let transcript = Transcript {
-            network: network(),
-            peer: member.id(),
-            server: PeerId::from_slice(&theirs.hello.unwrap().peer_id).unwrap(),
-            client_nonce,
-            server_nonce: nonce(&theirs.nonce).unwrap(),
-            session_seq: link_seq,
-        };
-        let binding = connection.binding();
-        let proof = transcript.prove(ProofRole::BridgeDialer, &binding, member.identity.key());
-        let input = transcript.signing_input(ProofRole::BridgeDialer, &proof.channel_binding);
-        let mac = key.map(|key| Bytes::copy_from_slice(blake3::keyed_hash(&key, &input).as_bytes()));
-        let proof = wire::BridgeProof { proof: Some(proof), key_mac: mac.unwrap_or_default() };
-        up.send(wire::LinkRequest { message: Some(Up::Authenticate(proof)) }).await.unwrap();
-        let mut link = Self { up, down, number: AtomicU64::new(0), _connection: connection };
-        link.batch().await?;
-        Ok(link)
+        let record = member.record(now().0).to_wire();
+        let half = HalfLink::greet_as(role, member.id(), record, connection).await?;
+        let proof = half.prove(member, key);
+        half.authenticate(proof).await
+    }
+
+    /// Says anything.
+    pub(crate) async fn say(&self, request: &wire::LinkRequest) {
+        self.up.send(Anything::of(request)).await.unwrap();
+    }
+
+    /// Says what can't be read.
+    pub(crate) async fn garbage(&self) {
+        self.up.send(Anything::garbage()).await.unwrap();
+    }
+
+    /// How the other end ends it.
+    pub(crate) async fn end(&mut self) -> Result<(), Status> {
+        loop {
+            self.message().await?;
+        }
     }
 
     /// Passes on records of others.
@@ -125,7 +225,7 @@ impl RawLink {
 
     pub(crate) async fn send(&self, mut batch: wire::BridgeBatch) {
         batch.number = self.number.fetch_add(1, Ordering::Relaxed) + 1;
-        self.up.send(wire::LinkRequest { message: Some(Up::Batch(batch)) }).await.unwrap();
+        self.say(&wire::LinkRequest { message: Some(Up::Batch(batch)) }).await;
     }
 
     /// Asks for a peer to be dialed, and gives the answer.
@@ -143,14 +243,9 @@ impl RawLink {
         self.next_answer().await
     }
 
-    /// Says anything.
-    pub(crate) async fn say(&self, request: wire::LinkRequest) {
-        self.up.send(request).await.unwrap();
-    }
-
     /// Asks anything.
     pub(crate) async fn question_of(&self, question: wire::BridgeQuestion) {
-        self.up.send(wire::LinkRequest { message: Some(Up::Question(question)) }).await.unwrap();
+        self.say(&wire::LinkRequest { message: Some(Up::Question(question)) }).await;
     }
 
     /// The next answer.
@@ -181,16 +276,50 @@ impl RawLink {
     /// Answers a question, truly or not.
     pub(crate) async fn answer(&self, number: u64, answer: Answer) {
         let answer = wire::BridgeAnswer { number, answer: Some(answer) };
-        self.up.send(wire::LinkRequest { message: Some(Up::Answer(answer)) }).await.unwrap();
+        self.say(&wire::LinkRequest { message: Some(Up::Answer(answer)) }).await;
     }
 
     /// The next batch.
     pub(crate) async fn batch(&mut self) -> Result<wire::BridgeBatch, Status> {
         loop {
+            if let Down::Batch(batch) = self.message().await? {
+                return Ok(batch);
+            }
+        }
+    }
+
+    /// The next message that is no mark.
+    async fn message(&mut self) -> Result<Down, Status> {
+        loop {
             match self.down.message().await? {
-                Some(wire::LinkResponse { message: Some(Down::Batch(batch)) }) => return Ok(batch),
-                Some(_) => {}
+                Some(wire::LinkResponse { message: Some(Down::Mark(mark)) }) => self.mark = mark,
+                Some(wire::LinkResponse { message: Some(Down::Batch(batch)) }) => {
+                    self.received = batch.number;
+                    self.told_all |= batch.synced;
+                    return Ok(Down::Batch(batch));
+                }
+                Some(wire::LinkResponse { message }) => return Ok(message.expect("a message")),
                 None => return Err(Status::cancelled("the link ended")),
+            }
+        }
+    }
+
+    /// Says that all batches up to this one arrived.
+    pub(crate) async fn acknowledge(&self, received: u64) {
+        let sent = self.number.load(Ordering::Relaxed);
+        let mark = wire::BridgeMark { received, sent, finished: true, ..wire::BridgeMark::default() };
+        self.say(&wire::LinkRequest { message: Some(Up::Mark(mark)) }).await;
+    }
+
+    /// What the other end knows of a peer by itself, whoever else may know more. Passes over batches.
+    pub(crate) async fn locate(&mut self, peer: &PeerId) -> Result<Answer, Status> {
+        let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        let question = wire::BridgeQuestion { number, question: Some(Question::Locate(peer.to_wire())) };
+        self.say(&wire::LinkRequest { message: Some(Up::Question(question)) }).await;
+        loop {
+            match self.message().await? {
+                Down::Answer(answer) if answer.number == number => return Ok(answer.answer.unwrap()),
+                _ => {}
             }
         }
     }

@@ -15,10 +15,12 @@ use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
 use p2psb_proto::wire::rendezvous::v1::connect_response::Message as Down;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use crate::anything::{self, Anything};
 use crate::harness::{TestServer, client};
+
+const CONNECT: &str = "/p2psb.rendezvous.v1.RendezvousService/Connect";
 
 pub(crate) fn network() -> NetworkId {
     Genesis::open("p2psb").unwrap().network_id()
@@ -188,7 +190,7 @@ impl Greeted {
 /// Both directions of a session.
 #[derive(Debug)]
 pub(crate) struct RawSession {
-    up: mpsc::Sender<wire::ConnectRequest>,
+    up: mpsc::Sender<Anything>,
     down: Streaming<wire::ConnectResponse>,
     pub(crate) lease: wire::Lease,
     pub(crate) connection: Connection,
@@ -197,13 +199,18 @@ pub(crate) struct RawSession {
 impl RawSession {
     pub(crate) async fn start(connection: Connection, first: Up) -> Result<Self, Status> {
         let (up, requests) = mpsc::channel(16);
-        up.send(wire::ConnectRequest { message: Some(first) }).await.unwrap();
-        let down = client(&connection).connect(ReceiverStream::new(requests)).await?.into_inner();
+        up.send(Anything::of(&wire::ConnectRequest { message: Some(first) })).await.unwrap();
+        let down = anything::call(&connection, CONNECT, requests).await?;
         Ok(Self { up, down, lease: wire::Lease::default(), connection })
     }
 
     pub(crate) async fn send(&self, message: Up) {
-        self.up.send(wire::ConnectRequest { message: Some(message) }).await.unwrap();
+        self.up.send(Anything::of(&wire::ConnectRequest { message: Some(message) })).await.unwrap();
+    }
+
+    /// Says what can't be read.
+    pub(crate) async fn garbage(&self) {
+        self.up.send(Anything::garbage()).await.unwrap();
     }
 
     pub(crate) async fn next(&mut self) -> Result<Option<Down>, Status> {

@@ -29,7 +29,7 @@ async fn a_newer_member_is_understood_as_far_as_today_goes() {
     // An arm of tomorrow is no arm today.
     let arm = wire::LinkRequest::decode(UNKNOWN).unwrap();
     assert_eq!(arm, wire::LinkRequest::default());
-    link.say(arm).await;
+    link.say(&arm).await;
     let peer = Peer::new();
     let batch = wire::BridgeBatch { records: vec![peer.record(1).to_wire()], ..Default::default() };
     link.send(of_tomorrow(&batch)).await;
