@@ -1,10 +1,13 @@
 //! Between what the core keeps, encoded records and plain values, and what crosses the wire.
 
+use std::error::Error as _;
+
 use bytes::Bytes;
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::PeerStatement;
 use p2psb_proto::wire::common::v1::{LocatedPeer, Presence, SignedRecord};
 use prost::Message as _;
+use tonic::{Code, Status};
 
 use crate::core::directory::Located;
 use crate::core::table::Item;
@@ -65,6 +68,14 @@ pub(crate) fn cut<'a>(records: impl Iterator<Item = &'a Bytes>, limit: usize) ->
         fits
     };
     records.take_while(fits).filter_map(|bytes| signed(bytes).ok()).collect()
+}
+
+/// What was wrong if a stream ended because this end could not read what came; `None` if it broke in another way, which the
+/// transport knows as the source.
+pub(crate) fn unreadable(status: &Status) -> Option<Failure> {
+    let is_unread = matches!(status.code(), Code::Internal | Code::OutOfRange) && status.source().is_none();
+    let text = || format!("a message can't be read: {}", status.message());
+    is_unread.then(|| Failure::new(Reason::InvalidArgument, text()))
 }
 
 #[cfg(test)]

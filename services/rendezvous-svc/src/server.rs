@@ -39,9 +39,9 @@ use crate::own_record::{OwnRecordError, OwnSigner, keep_fresh, sign};
 use crate::snapshots::{Snapshots, Start};
 use crate::{backbone, sweeper};
 
-/// Requests above this are not read. It lies above every bound of the contract, so that what is too large by a little is
-/// refused by its own reason.
-const REQUEST_BYTES: usize = 256 * 1024;
+/// Requests above this are not read. It lies far above every bound of the contract, so that who asks for ten times too much, such
+/// as a watch of 10,000 peers, is refused by its own reason.
+const REQUEST_BYTES: usize = 512 * 1024;
 
 /// Why the server can't start.
 #[derive(Debug, thiserror::Error)]

@@ -25,6 +25,7 @@ use super::hearing::{self, Hearing};
 use super::mailbox::{Mailbox, Says};
 use super::{asking, batch, confirming};
 use crate::core::admission::LimitReached;
+use crate::convert;
 use crate::core::bridge::Mark;
 use crate::core::delivery::{ACKNOWLEDGE_AFTER, Arrived, OutOfWindow};
 use crate::core::members::{DialedBy, LinkRefused, LinkTicket, Role};
@@ -58,7 +59,9 @@ pub(super) struct Ended {
 pub(super) fn from_stream(status: &Status) -> Failure {
     match reason_of(status) {
         Some(reason) => Failure::new(reason, status.message()),
-        None => Failure::new(Reason::Unreachable, format!("the link broke: {}", status.message())),
+        None => convert::unreadable(status).unwrap_or_else(|| {
+            Failure::new(Reason::Unreachable, format!("the link broke: {}", status.message()))
+        }),
     }
 }
 

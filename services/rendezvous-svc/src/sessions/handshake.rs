@@ -76,7 +76,7 @@ async fn expect(stream: &mut Stream) -> Result<Up, Failure> {
 pub(super) fn from_stream(status: &tonic::Status) -> Failure {
     match p2psb_proto::error::reason_of(status) {
         Some(reason) => Failure::new(reason, status.message()),
-        None => gone(),
+        None => convert::unreadable(status).unwrap_or_else(gone),
     }
 }
 

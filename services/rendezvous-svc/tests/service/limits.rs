@@ -3,18 +3,23 @@
 use std::time::{Duration, SystemTime};
 
 use p2psb_client::Locator;
-use p2psb_proto::error::{Reason, fact_of, reason_of};
+use p2psb_proto::error::{Reason, fact_of, reason_of, retry_after_of};
+use p2psb_proto::model::peer::ServiceOffer;
 use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
-use p2psb_proto::model::{PeerId, ServiceName, ServiceQuery, limits};
+use p2psb_proto::model::proof::ChallengeAction;
+use p2psb_proto::model::{Digest, PeerId, ServiceName, ServiceQuery, limits};
+use p2psb_proto::wire::common::v1::SignedRecord;
 use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
 use p2psb_rendezvous_svc::Config;
 use p2psb_rendezvous_svc::core::services::{Day, rank};
 use p2psb_runtime::Clock;
+use prost::Message as _;
 use tonic::Status;
 
-use crate::harness::{TestServer, dialer, eventually, reason};
+use crate::harness::{TestServer, Wire, dialer, eventually, reason};
 use crate::member::{KeyFile, RawLink};
-use crate::peer::{Peer, network};
+use crate::peer::{Peer, network, now};
 
 /// The limit that a refusal names.
 #[track_caller]
@@ -158,4 +163,87 @@ async fn a_flood_of_providers_is_sampled_and_does_not_hide_the_endorsed_one() {
     assert!(!found.peers.contains(&endorsed.id()));
     let usable = locator.endorsed(&service).await.unwrap();
     assert_eq!(usable.iter().map(LocatedPeer::peer_id).collect::<Vec<_>>(), [endorsed.id()]);
+}
+
+#[tokio::test]
+async fn a_flood_of_sessions_from_one_network_is_refused_and_others_are_served() {
+    let server = TestServer::start(|c| c.limits.sessions_per_prefix = 3).await;
+    let open = async |ip: [u8; 4]| {
+        let (peer, wire) = (Peer::new(), Wire::from(ip, &server).await);
+        let connection = dialer().dial(&wire.endpoint).await.unwrap();
+        let session = peer.open_over(connection, 1, peer.record(1).to_wire()).await;
+        session.map(|session| (peer, session, wire))
+    };
+    let mut held = Vec::new();
+    for host in 1..=40 {
+        // Each from an address of its own.
+        match open([127, 0, 7, host]).await {
+            Ok(session) => held.push(session),
+            Err(status) => {
+                assert!(retry_after_of(&status).is_some());
+                assert_eq!(limit(Err::<(), _>(status)), "limits.sessions_per_prefix");
+            }
+        }
+    }
+    assert_eq!(held.len(), 3);
+    held.push(open([127, 0, 8, 1]).await.unwrap());
+    for (peer, ..) in &held {
+        assert_eq!(server.state(&peer.id()).await, Some(PresenceState::Online));
+    }
+    drop(held.remove(0));
+    eventually!("who leaves makes room", open([127, 0, 7, 99]).await.is_ok());
+}
+
+/// A record of exactly so many bytes; one more than there may be is made of a good one, with a signature that is right no more.
+fn sized(peer: &Peer, seq: u64, bytes: usize) -> SignedRecord {
+    let largest = limits::PEER_RECORD_BYTES.min(bytes);
+    let with = |last: usize| {
+        let mut full = Peer { identity: peer.identity.clone(), network: peer.network, services: Vec::new() };
+        for name in ["a", "b", "c"] {
+            let mut offer = ServiceOffer::new(name.parse().unwrap());
+            for n in 0..5 {
+                let length = if (name, n) == ("c", 4) { last } else { limits::ATTRIBUTE_VALUE_BYTES };
+                offer.attributes.push((format!("k{n}"), "v".repeat(length)));
+            }
+            full.services.push(offer);
+        }
+        full.record(seq).to_wire()
+    };
+    let mut record =
+        (1..=limits::ATTRIBUTE_VALUE_BYTES).map(with).find(|r| r.encoded_len() == largest).unwrap();
+    if bytes > largest {
+        record.payload = [record.payload.as_ref(), &vec![0; bytes - largest]].concat().into();
+    }
+    assert_eq!(record.encoded_len(), bytes);
+    record
+}
+
+#[tokio::test]
+async fn a_record_may_be_as_large_as_the_limit_and_not_a_byte_larger() {
+    let key = KeyFile::new();
+    let server = TestServer::start(bridged(&key, |_| ())).await;
+    let (most, peer, other) = (limits::PEER_RECORD_BYTES, Peer::new(), Peer::new());
+    let register = async |record: SignedRecord, digest: Digest| {
+        let proof = other.proof(&server.connection().await, ChallengeAction::Register, digest).await;
+        let request = wire::RegisterRequest { record: Some(record), proof: Some(proof) };
+        server.client().await.register(request).await
+    };
+    let too_large = sized(&peer, now().0, most + 1);
+    let refused = peer.open_over(server.connection().await, 1, too_large.clone()).await;
+    assert_eq!(reason(refused), Reason::RecordTooLarge);
+    let refused = register(sized(&other, 1, most + 1), Digest::of(b"")).await;
+    assert_eq!(reason(refused), Reason::RecordTooLarge);
+    assert_eq!((server.state(&peer.id()).await, server.state(&other.id()).await), (None, None));
+
+    let mut session = peer.open_over(server.connection().await, 1, sized(&peer, 1, most)).await.unwrap();
+    session.send(Up::Record(sized(&peer, 2, most + 1))).await;
+    assert_eq!(session.result().await.reason, "RECORD_TOO_LARGE");
+    assert_eq!(server.locate(&peer.id()).await.unwrap().record.to_wire().encoded_len(), most);
+
+    // What a member passes on is passed over by itself.
+    let link = RawLink::dial(&Peer::new(), server.connection().await, Some(key.bytes())).await.unwrap();
+    let (passed_on, marker) = (Peer::new(), Peer::new());
+    link.records(vec![sized(&passed_on, 1, most + 1), sized(&marker, 1, most)]).await;
+    eventually!("the one behind it is taken", server.state(&marker.id()).await.is_some());
+    assert_eq!(server.state(&passed_on.id()).await, None);
 }

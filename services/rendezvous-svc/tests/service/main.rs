@@ -7,6 +7,7 @@ mod bridge;
 mod confirm;
 mod edge;
 mod harness;
+mod liars;
 mod limits;
 mod member;
 mod peer;
