@@ -7,8 +7,7 @@
 //!   SUSPECT and then OFFLINE.
 //! - Every entry has exactly one place in the row of deadlines: where its next change may be noticed at the earliest.
 //!
-//! Peers are named by their places in the table: see [`super::here`]. Times are kept as what has passed since the first, which
-//! takes half of the room.
+//! Peers are named by their places in the table: see [`super::here`].
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -20,15 +19,15 @@ use super::admission::Origin;
 use super::places::Slot;
 use super::presence::Statement;
 use super::row::Row;
+use entry::{Entry, Moment, Phase, TICK, nanos};
+
+mod entry;
 
 /// How long a peer that went is remembered with the time it was last seen: no record of it lives longer.
 pub const REMEMBERED: Duration = RECORD_LIFETIME;
 
 /// So long one is remembered that is too many: members are told in this time that it is OFFLINE.
 pub const TELLING: Duration = Duration::from_secs(60);
-
-/// What time changes is noticed so much later, at most.
-const TICK: Duration = Duration::from_millis(100);
 
 /// The durations of sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,105 +90,6 @@ pub enum Ending {
     Lost,
     /// The peer was silent for so long that it is OFFLINE anyway.
     Silent,
-}
-
-/// What has passed since the first moment, in nanoseconds: enough for 500 years.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Moment(u64);
-
-impl Moment {
-    fn plus(self, by: Duration) -> Self {
-        Self(self.0.saturating_add(nanos(by)))
-    }
-
-    /// The first tick at which it is over. They are enough for 13 years.
-    fn tick(self) -> u32 {
-        u32::try_from(self.0.div_ceil(nanos(TICK))).unwrap_or(u32::MAX)
-    }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Live(Ticket),
-    Lost {
-        at: Moment,
-    },
-    Ended,
-    /// It holds for a while from when it was heard.
-    Registered {
-        from: Origin,
-    },
-}
-
-#[derive(Debug)]
-struct Entry {
-    session_seq: u64,
-    phase: Phase,
-    heard: Moment,
-    proof: Box<[u8]>,
-    /// In the row of deadlines.
-    due: u32,
-    /// What the rest of the backbone was told last.
-    told: PresenceState,
-}
-
-impl Entry {
-    fn state(&self, timing: &Timing, now: Moment) -> PresenceState {
-        let suspect_at = match self.phase {
-            Phase::Ended => return PresenceState::Offline,
-            Phase::Registered { .. } if self.until(timing) <= now => return PresenceState::Offline,
-            Phase::Registered { .. } => return PresenceState::Online,
-            Phase::Live(_) => self.heard.plus(timing.suspect_after()),
-            Phase::Lost { at } => at,
-        };
-        if now < suspect_at {
-            PresenceState::Online
-        } else if now < suspect_at.plus(timing.suspected_for()) {
-            PresenceState::Suspect
-        } else {
-            PresenceState::Offline
-        }
-    }
-
-    /// When it ends, as a registration.
-    fn until(&self, timing: &Timing) -> Moment {
-        self.heard.plus(timing.registration)
-    }
-
-    /// When its state may change next; for one that is OFFLINE, when it is forgotten.
-    fn next_change(&self, timing: &Timing, now: Moment) -> Moment {
-        let suspect_at = match self.phase {
-            Phase::Live(_) => self.heard.plus(timing.suspect_after()),
-            Phase::Lost { at } => at,
-            Phase::Registered { .. } if self.until(timing) > now => return self.until(timing),
-            Phase::Registered { .. } | Phase::Ended => return self.heard.plus(REMEMBERED),
-        };
-        let offline_at = suspect_at.plus(timing.suspected_for());
-        if now < suspect_at {
-            suspect_at
-        } else if now < offline_at {
-            offline_at
-        } else {
-            self.heard.max(offline_at).plus(REMEMBERED)
-        }
-    }
-
-    /// The same for one whose state `told` is; of one that is OFFLINE and one too many, soon.
-    fn due_after(&self, timing: &Timing, full: bool, now: Moment) -> Moment {
-        let due = self.next_change(timing, now);
-        if full && self.told == PresenceState::Offline { due.min(now.plus(TELLING)) } else { due }
-    }
-
-    const fn source(&self) -> PresenceSource {
-        match self.phase {
-            Phase::Registered { .. } => PresenceSource::Registration,
-            Phase::Live(_) | Phase::Lost { .. } | Phase::Ended => PresenceSource::Session,
-        }
-    }
 }
 
 /// How a peer is, or was, here.
