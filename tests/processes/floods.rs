@@ -1,16 +1,21 @@
-//! Callers that ask for too much of a server: more connections than their share, and answers that they do not read.
+//! Callers that ask for too much of a server: more connections than their share, answers that they do not read, and watches of
+//! many peers.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use p2psb_client::Identity;
 use p2psb_e2e::memory::rss_anon;
-use p2psb_e2e::{Cluster, Service};
+use p2psb_e2e::peer::{Peer, locate, watch};
+use p2psb_e2e::{Cluster, Service, eventually};
 use p2psb_proto::error::{Reason, fact_of, reason_of};
-use p2psb_proto::model::{PeerId, SecretKey};
-use p2psb_proto::wire::rendezvous::v1::LocateRequest;
+use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
+use p2psb_proto::model::{PeerId, PublicKey, SecretKey};
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServiceClient;
+use p2psb_proto::wire::rendezvous::v1::watch_presence_response::Message;
+use p2psb_proto::wire::rendezvous::v1::{LocateRequest, WatchPresenceResponse};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 use tonic::codegen::http::uri::PathAndQuery;
@@ -126,4 +131,76 @@ async fn readers_that_do_not_read_are_refused_and_memory_stays_bounded() {
     assert!(ask(&other, 1).await.unwrap().message().await.unwrap().is_some(), "a large one, elsewhere");
     let grown = rss_anon(pid).unwrap().saturating_sub(before);
     assert!(grown < 24 << 20, "{grown} bytes more for 480 answers that nobody reads");
+}
+
+/// The `nth` of many ids that nobody has.
+fn nobody(nth: u32) -> PeerId {
+    let mut bytes = [7; 32];
+    bytes[..4].copy_from_slice(&nth.to_be_bytes());
+    PeerId::new(PublicKey::from_bytes(bytes))
+}
+
+/// How many peers a watch names as unknown before its first mark.
+async fn unknown(watch: &mut Streaming<WatchPresenceResponse>) -> usize {
+    let mut unknown = 0;
+    loop {
+        match watch.message().await.unwrap().unwrap().message.unwrap() {
+            Message::Gone(gone) => {
+                assert_eq!(gone.error.unwrap().reason, "PEER_UNKNOWN");
+                unknown += 1;
+            }
+            Message::Progress(_) => return unknown,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_of_ten_thousand_peers_that_others_own_are_bounded_and_end_with_their_streams() {
+    const WATCHES: u32 = 10;
+    const EACH: u32 = 1000;
+    let cluster = Cluster::plan().bare().rendezvous(5).start().await.unwrap();
+    let (at, other) = (cluster.rendezvous[0].dialed().unwrap(), cluster.rendezvous[4].dialed().unwrap());
+    let watched = async || cluster.rendezvous[0].figure("rendezvous_watched").await;
+    eventually!("all are in the ring", {
+        let mut members = Vec::new();
+        for service in &cluster.rendezvous {
+            members.push(service.figure("rendezvous_ring_members").await.unwrap_or_default());
+        }
+        if members == [5.0; 5] { Ok(()) } else { Err(format!("{members:?}")) }
+    });
+    let pids: Vec<u32> = cluster.rendezvous.iter().map(|service| service.pid().unwrap()).collect();
+    let before: Vec<u64> = pids.iter().map(|pid| rss_anon(*pid).unwrap()).collect();
+    let comes = Identity::ephemeral().unwrap();
+    let mut watches = Vec::new();
+    for nth in 0..WATCHES {
+        let mut peers: Vec<PeerId> = (0..EACH).map(|n| nobody(nth * EACH + n)).collect();
+        peers[0] = if nth == 0 { comes.peer_id() } else { peers[0] };
+        let mut watch = watch(&at, &peers).await.unwrap();
+        assert_eq!(unknown(&mut watch).await, EACH as usize);
+        watches.push(watch);
+    }
+    eventually!(
+        "they are counted",
+        watched().await.is_ok_and(|watched| watched == f64::from(WATCHES * EACH))
+    );
+    let peer = Peer::start_as(comes, std::slice::from_ref(&other), Vec::new(), None).unwrap();
+    let told = async {
+        loop {
+            if let Message::Peer(found) = watches[0].message().await.unwrap().unwrap().message.unwrap() {
+                let found = LocatedPeer::try_from(found).unwrap();
+                if found.presence.state == PresenceState::Online {
+                    return found.peer_id();
+                }
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(PATIENCE, told).await.unwrap(), peer.id());
+    for (pid, before) in pids.iter().zip(before) {
+        let grown = rss_anon(*pid).unwrap().saturating_sub(before);
+        assert!(grown < 32 << 20, "{grown} bytes more for 10,000 watched peers");
+    }
+    drop(watches);
+    eventually!("nobody watches any more", watched().await.is_ok_and(|watched| watched == 0.0));
+    assert_eq!(locate(&at, &peer.id()).await.unwrap().presence.state, PresenceState::Online);
 }

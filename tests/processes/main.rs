@@ -16,6 +16,7 @@ mod indexes;
 mod input;
 mod interrupted;
 mod liars;
+mod partitions;
 mod refusals;
 mod repair;
 mod restarts;

@@ -11,12 +11,14 @@ use std::process::ExitStatus;
 use p2psb_client::{Endpoint, Identity};
 use p2psb_proto::model::PeerId;
 use tempfile::TempDir;
-use tokio::net::TcpSocket;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 use toml::{Table, Value};
 
 use crate::agent::Agent;
 use crate::binaries::{Binaries, Program};
 use crate::disk::SmallDisk;
+use crate::network::Site;
 use crate::process::Process;
 use crate::trouble::{Context as _, Result, Trouble};
 
@@ -34,6 +36,7 @@ pub struct Plan {
     plaintext: bool,
     agents: Vec<String>,
     settings: Vec<(String, Value)>,
+    sites: Vec<Site>,
 }
 
 /// A cluster that runs. Dropping it ends every process and removes the folder.
@@ -86,6 +89,7 @@ impl Cluster {
             plaintext: false,
             agents: Vec::new(),
             settings: Vec::new(),
+            sites: Vec::new(),
         }
     }
 
@@ -247,6 +251,13 @@ impl Plan {
         self
     }
 
+    /// The rendezvous in turn at these sites, instead of all at this one.
+    #[must_use]
+    pub fn at(mut self, sites: &[Site]) -> Self {
+        self.sites = sites.to_vec();
+        self
+    }
+
     /// Builds the programs, makes keys and configurations, starts everything and waits until it listens.
     pub async fn start(self) -> Result<Cluster> {
         let binaries =
@@ -264,7 +275,7 @@ impl Plan {
         };
         self.make_keys(&cluster).await?;
         for number in 1..=self.rendezvous {
-            let service = self.rendezvous_service(&cluster, number);
+            let service = self.rendezvous_service(&cluster, number)?;
             cluster.rendezvous.push(service.started().await?);
         }
         let provider = |name: &str, program| {
@@ -322,7 +333,7 @@ impl Plan {
         }
     }
 
-    fn rendezvous_service(&self, cluster: &Cluster, number: usize) -> Service {
+    fn rendezvous_service(&self, cluster: &Cluster, number: usize) -> Result<Service> {
         let shared = cluster.dir().join("shared");
         let mut service = cluster.service(&format!("r{number}"), Program::Rendezvous);
         service.set("endorse_dir", shared.join("endorse").display().to_string());
@@ -335,7 +346,10 @@ impl Plan {
         for (key, value) in &self.settings {
             service.set(key, value.clone());
         }
-        service
+        if let Some(site) = self.sites.get(number - 1) {
+            service.run_at(site)?;
+        }
+        Ok(service)
     }
 }
 
@@ -399,6 +413,18 @@ impl Service {
         self.metrics.context(format_args!("{} never listened", self.name))
     }
 
+    /// A figure that it shows its operator.
+    pub async fn figure(&self, name: &str) -> Result<f64> {
+        let mut stream = TcpStream::connect(self.metrics()?).await.context(&self.name)?;
+        let request = b"GET /metrics HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).await.context(&self.name)?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.context(&self.name)?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.context(format_args!("{} shows no {name}", self.name))?;
+        value.trim().parse().context(name)
+    }
+
     /// How others name it: `https://127.0.0.1:PORT`.
     #[must_use]
     pub fn endpoint(&self) -> String {
@@ -424,11 +450,24 @@ impl Service {
 
     /// Runs it from its next start on, and its command line from now on, where this disk is there.
     pub fn run_on(&mut self, disk: &SmallDisk) -> Result<()> {
-        let script = self.home.join("on-small-disk");
-        std::fs::write(&script, disk.script(&self.binary)).context(script.display())?;
+        self.run_by("on-small-disk", &disk.script(&self.binary))
+    }
+
+    /// Runs it from its next start on at this site of a network.
+    pub fn run_at(&mut self, site: &Site) -> Result<()> {
+        let any_port = format!("{}:0", site.addr());
+        self.set("listen", any_port.as_str());
+        self.set("metrics.listen", any_port);
+        self.run_by("at-its-site", &site.script(&self.binary))
+    }
+
+    fn run_by(&mut self, name: &str, script: &str) -> Result<()> {
+        std::fs::create_dir_all(&self.home).context(self.home.display())?;
+        let at = self.home.join(name);
+        std::fs::write(&at, script).context(at.display())?;
         let executable = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(&script, executable).context(script.display())?;
-        self.binary = script;
+        std::fs::set_permissions(&at, executable).context(at.display())?;
+        self.binary = at;
         Ok(())
     }
 

@@ -12,6 +12,7 @@ pub mod forger;
 pub mod inside;
 pub mod liar;
 pub mod memory;
+pub mod network;
 pub mod peer;
 pub mod process;
 pub mod tree;

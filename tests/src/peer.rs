@@ -7,10 +7,14 @@ use p2psb_client::session::{Reachability, SessionState};
 use p2psb_client::{Connection, Dialer, Endpoint, Identity, SessionConfig, SessionKeeper};
 use p2psb_proto::model::peer::ServiceOffer;
 use p2psb_proto::model::presence::LocatedPeer;
+use p2psb_proto::model::proof::{ChallengeAction, answer_challenge};
 use p2psb_proto::model::record::{Payload, next_seq};
-use p2psb_proto::model::{Genesis, NetworkId, PeerId, PeerRecord, Signed, Transport, UnixMillis};
-use p2psb_proto::wire::rendezvous::v1::LocateRequest;
+use p2psb_proto::model::{Digest, Genesis, NetworkId, PeerId, PeerRecord, Signed, Transport, UnixMillis};
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServiceClient;
+use p2psb_proto::wire::rendezvous::v1::{
+    GetChallengeRequest, LocateRequest, WatchPresenceRequest, WatchPresenceResponse,
+};
+use tonic::Streaming;
 
 use crate::trouble::{Context as _, Result};
 
@@ -134,6 +138,21 @@ pub async fn locate(endpoint: &Endpoint, peer: &PeerId) -> std::result::Result<L
     let answer = client.locate(LocateRequest { peer_id: peer.to_wire() }).await?;
     let peer = answer.into_inner().peer.ok_or_else(|| tonic::Status::internal("an answer without a peer"))?;
     LocatedPeer::try_from(peer).map_err(|e| tonic::Status::internal(e.to_string()))
+}
+
+/// Watches peers at one rendezvous, as somebody who is no peer otherwise.
+pub async fn watch(endpoint: &Endpoint, peers: &[PeerId]) -> Result<Streaming<WatchPresenceResponse>> {
+    let (watcher, mut client) = (Identity::ephemeral().context("making a key")?, client(endpoint).await?);
+    let watcher_id = watcher.peer_id().to_wire();
+    let request = GetChallengeRequest { peer_id: watcher_id.clone() };
+    let given = client.get_challenge(request).await.context("a challenge")?.into_inner();
+    let server = PeerId::from_slice(&given.server_id).context("the server's id")?;
+    let peer_ids: Vec<_> = peers.iter().map(PeerId::to_wire).collect();
+    let digest = Digest::of(&peer_ids.concat());
+    let proof = answer_challenge(watcher.key(), &server, &given.challenge, ChallengeAction::Watch, &digest);
+    let request =
+        WatchPresenceRequest { peer_ids, watcher_id, proof: Some(proof), resume_token: String::new() };
+    Ok(client.watch_presence(request).await.context("watching")?.into_inner())
 }
 
 /// A record of a peer that listens nowhere, signed now.
