@@ -7,7 +7,7 @@ use p2psb_proto::error::{Reason, fact_of, reason_of, retry_after_of};
 use p2psb_proto::model::peer::ServiceOffer;
 use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
 use p2psb_proto::model::proof::ChallengeAction;
-use p2psb_proto::model::{Digest, PeerId, ServiceName, ServiceQuery, limits};
+use p2psb_proto::model::{Digest, PeerId, PeerRecord, ServiceName, ServiceQuery, Signed, limits};
 use p2psb_proto::wire::common::v1::SignedRecord;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
@@ -197,20 +197,27 @@ async fn a_flood_of_sessions_from_one_network_is_refused_and_others_are_served()
 /// A record of exactly so many bytes; one more than there may be is made of a good one, with a signature that is right no more.
 fn sized(peer: &Peer, seq: u64, bytes: usize) -> SignedRecord {
     let largest = limits::PEER_RECORD_BYTES.min(bytes);
-    let with = |last: usize| {
-        let mut full = Peer { identity: peer.identity.clone(), network: peer.network, services: Vec::new() };
-        for name in ["a", "b", "c"] {
+    let base = peer.record(seq).value().clone();
+    let with = |(first, last): (usize, usize)| {
+        let offer = |name: &str| {
             let mut offer = ServiceOffer::new(name.parse().unwrap());
             for n in 0..5 {
-                let length = if (name, n) == ("c", 4) { last } else { limits::ATTRIBUTE_VALUE_BYTES };
+                let length = match (name, n) {
+                    ("a", 0) => first,
+                    ("c", 4) => last,
+                    _ => limits::ATTRIBUTE_VALUE_BYTES,
+                };
                 offer.attributes.push((format!("k{n}"), "v".repeat(length)));
             }
-            full.services.push(offer);
-        }
-        full.record(seq).to_wire()
+            offer
+        };
+        let record = PeerRecord { services: ["a", "b", "c"].map(offer).to_vec(), ..base.clone() };
+        Some(Signed::sign(&record, peer.identity.key()).ok()?.to_wire())
     };
-    let mut record =
-        (1..=limits::ATTRIBUTE_VALUE_BYTES).map(with).find(|r| r.encoded_len() == largest).unwrap();
+    // Lengths of lengths leave gaps, so there are two to choose.
+    let lengths =
+        (250..=255).flat_map(|first| (1..=limits::ATTRIBUTE_VALUE_BYTES).map(move |last| (first, last)));
+    let mut record = lengths.filter_map(with).find(|record| record.encoded_len() == largest).unwrap();
     if bytes > largest {
         record.payload = [record.payload.as_ref(), &vec![0; bytes - largest]].concat().into();
     }
