@@ -1,7 +1,8 @@
 //! Whether this member has heard, since it started, all that it owns, and how far back what it knows reaches.
 //!
 //! Until then it may say where a peer is, but not that nobody knows it. It has finished when every linked member of the ring has
-//! told it all; alone, when it has waited in vain for as long as a member takes to join.
+//! told it all; those that are alive and not linked yet, and anybody if it is alone, it awaits for as long as a member takes to
+//! join.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -52,7 +53,10 @@ impl Syncing {
             return;
         }
         let own = view.own();
-        let mut others = view.current().members().filter(|peer| *peer != own && ring.are_linked(&own, peer));
+        let is_young = now.saturating_duration_since(self.started) < self.alone_after;
+        let may_tell =
+            |peer: &PeerId| ring.are_linked(&own, peer) || is_young && ring.dead_for(peer, now).is_none();
+        let mut others = view.current().members().filter(|peer| *peer != own && may_tell(peer));
         self.finished = match others.next() {
             Some(first) => self.told.contains_key(&first) && others.all(|peer| self.told.contains_key(&peer)),
             None => now.saturating_duration_since(self.started) >= self.alone_after,
@@ -82,7 +86,7 @@ impl Syncing {
 mod tests {
     use super::*;
     use crate::core::placement::Operator;
-    use crate::core::ring::{Introduction, Timing};
+    use crate::core::ring::{Introduction, Timing, Word};
     use crate::core::testing::{Time, peer};
 
     fn seconds(seconds: u64) -> Duration {
@@ -121,6 +125,22 @@ mod tests {
         link(&mut ring, 4, t.at(13).mono);
         syncing.check(&ring.view(), &ring, t.at(13).mono);
         assert!(syncing.is_finished(), "once and for all");
+    }
+
+    #[test]
+    fn who_is_alive_and_not_linked_yet_is_awaited_for_a_while() {
+        let (mut ring, mut syncing, t) = stage();
+        link(&mut ring, 2, t.at(1).mono);
+        link(&mut ring, 3, t.at(1).mono);
+        // The third is cut off from this one, and known to the second.
+        let word = Word { about: peer(3), linked: true, age: seconds(1), in_ring: true };
+        ring.told(&peer(2), &word, Operator::of(&peer(3), None), t.at(1).mono);
+        ring.unlinked(&peer(3), Duration::ZERO, t.at(1).mono);
+        syncing.told_all(peer(2), seconds(500), t.at(2).mono);
+        syncing.check(&ring.view(), &ring, t.at(29).mono);
+        assert!(!syncing.is_finished(), "it may tell what nobody else knows");
+        syncing.check(&ring.view(), &ring, t.at(30).mono);
+        assert!(syncing.is_finished());
     }
 
     #[test]
