@@ -24,8 +24,8 @@ use super::handshake::{Inbound, Outbound, Theirs};
 use super::hearing::{self, Hearing};
 use super::mailbox::{Mailbox, Says};
 use super::{asking, batch, confirming};
-use crate::core::admission::LimitReached;
 use crate::convert;
+use crate::core::admission::LimitReached;
 use crate::core::bridge::Mark;
 use crate::core::delivery::{ACKNOWLEDGE_AFTER, Arrived, OutOfWindow};
 use crate::core::members::{DialedBy, LinkRefused, LinkTicket, Role};
@@ -323,7 +323,6 @@ impl Link {
         if !links.is_current(&self.peer, self.ticket) {
             return;
         }
-        links.loaded(&self.peer, said.sessions);
         directory.presence.mark(&self.peer, said.sessions, as_of);
         let heard = Mark {
             sent: said.sent,
