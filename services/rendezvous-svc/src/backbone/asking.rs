@@ -243,11 +243,13 @@ pub(super) fn answer_edge(
 ) {
     let wire::BridgeQuestion { number, question } = question;
     let (node, mailbox) = (Arc::clone(node), Arc::clone(mailbox));
-    let say = move |answer| mailbox.say(Frame::Answer(wire::BridgeAnswer { number, answer }));
+    let say = move |answer, place| {
+        mailbox.say_and_give_back(Frame::Answer(wire::BridgeAnswer { number, answer }), place);
+    };
     let Ok(place) = Arc::clone(under_way).try_acquire_owned() else {
         let text = "an edge has asked too much that was not answered yet";
         let failure = Failure::new(Reason::LimitExceeded, text).with("limit", "bridge.edge_questions");
-        return say(Some(Arm::Error(failure.into())));
+        return say(Some(Arm::Error(failure.into())), None);
     };
     let task = async move {
         let answer = match question {
@@ -263,8 +265,7 @@ pub(super) fn answer_edge(
             }
             None => None,
         };
-        drop(place);
-        say(answer);
+        say(answer, Some(place));
     };
     tokio::spawn(task.in_current_span());
 }
@@ -294,7 +295,7 @@ fn locate(node: &Node, peer: &PeerId) -> Arm {
     {
         // Nothing is told to anybody's memory by this: the number is as good as the next one.
         let own = stating::own(&directory, peer, now.wall.0, now);
-        let others = directory.presence.said(peer).map(|said| stating::to_wire(&said, now));
+        let others = directory.presence.said(peer, now.mono).map(|said| stating::to_wire(&said, now));
         let presence = own.into_iter().chain(others).take(HOMES).collect();
         return Arm::Found(wire::BridgeFound { record: Some(record), presence });
     }

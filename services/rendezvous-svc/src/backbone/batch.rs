@@ -19,7 +19,9 @@ use crate::core::session::REMEMBERED;
 use crate::node::Node;
 
 /// Of everything at most so many go into a batch, so that it stays below the bound of a message: a record has at most 4 KiB, a
-/// statement of presence about 400 bytes, of which there may be three for each peer.
+/// statement of presence less than 400 bytes, of which there are [`HOMES_OF_PEER`] for each peer at most, and one of this home.
+///
+/// [`HOMES_OF_PEER`]: crate::core::presence::HOMES_OF_PEER
 const MOST: usize = 64;
 /// Bytes of the records of members in one batch.
 const MEMBERS_BYTES: usize = 64 * 1024;
@@ -88,7 +90,7 @@ impl Filling<'_> {
             Role::Edge => self.bridge.dead_for(home, now),
         };
         let age = dead_for.map(|dead_for| duration_to_wire(dead_for.min(REMEMBERED)));
-        wire::HomeWord { home_id: home.to_wire(), alive: dead_for.is_none(), age }
+        wire::HomeWord { home_id: home.to_wire(), alive: dead_for.is_none(), age, boot_id: far.boot(home) }
     }
 
     fn interest(&self, peer: &PeerId) -> wire::PresenceInterest {
@@ -109,7 +111,7 @@ impl Filling<'_> {
         let revision = self.node.hub.next_revision(self.now.wall);
         let own = stating::own(self.directory, peer, revision, self.now);
         let has_asked = self.bridge.is_subscribed(self.member, peer);
-        let others = self.directory.presence.said(peer).filter(|said| {
+        let others = self.directory.presence.said(peer, self.now.mono).filter(|said| {
             said.home != *self.member && (has_asked || !self.bridge.hears(self.member, &said.home))
         });
         let before = batch.presence.len();

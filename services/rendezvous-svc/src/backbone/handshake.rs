@@ -22,8 +22,9 @@ use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
 use super::MESSAGE_BYTES;
+use super::edges::{EdgePlace, OtherEnd};
 use super::frame::Frame;
-use super::link::{self, EdgePlace, Ended, Link, OtherEnd};
+use super::link::{self, Ended, Link};
 use super::mailbox::Says;
 use super::trust::Trust;
 use crate::api::status::{draining, full};

@@ -10,6 +10,7 @@ use p2psb_proto::wire::rendezvous::v1 as wire;
 
 use super::stating;
 use crate::convert;
+use crate::core::far::News;
 use crate::core::homes::FOREVER;
 use crate::core::interest::TooManySubscriptions;
 use crate::core::members::{LinkTicket, Role};
@@ -21,9 +22,6 @@ use crate::core::session::REMEMBERED;
 use crate::core::table::Merged;
 use crate::node::Node;
 use crate::records::Teller;
-
-/// Statements of one edge about its peers that are kept: anybody may be an edge, and sign as many sessions as it likes.
-const EDGE_STATEMENTS: usize = 16_384;
 
 /// What came of a batch.
 #[derive(Debug, Default)]
@@ -47,7 +45,7 @@ impl Heard {
 pub(super) fn size(batch: &wire::BridgeBatch) -> usize {
     let (about_peers, about_members) =
         (batch.records.len() + batch.presence.len(), batch.members.len() + batch.words.len());
-    about_peers + about_members + batch.interest.len() + batch.homes.len()
+    about_peers + about_members + batch.interest.len() + batch.unheard.len() + batch.homes.len()
 }
 
 /// Checks the bounds of a batch.
@@ -172,24 +170,26 @@ impl Hearing<'_> {
         let age = duration_from_wire(said.age.as_ref()).min(REMEMBERED);
         self.if_current(|node| {
             let now = node.now().mono;
-            node.hub.tell(|bridge| bridge.home_word(self.from, home, said.alive, age, now));
+            let how = (said.alive, said.boot_id);
+            let mut directory = node.directory.write();
+            let news = node.hub.tell(|bridge| bridge.home_word(self.from, home, how, age, now));
+            if news == News::Restarted {
+                directory.presence.begin_far(home, now);
+            }
         });
         Ok(())
     }
 
-    /// Whose word a member or edge may bring: its own; a member also that of homes that are known, to an edge that of any home
-    /// of a peer that the edge asked for.
+    /// Whose word a member or edge may bring: an edge its own, of peers whose records are known and paid for; a member also that of
+    /// homes that are known, and to an edge that of any home of a peer that the edge asked for.
     fn may_bring(&self, said: &Said) -> Result<bool, Failure> {
         let directory = self.node.directory.read();
         if let Teller::Edge(_) = self.teller {
-            let is_full = directory.presence.of_home(&self.from) >= EDGE_STATEMENTS;
-            return match said.is_direct {
-                true if is_full && !directory.presence.is_said_by(&said.peer, |home| *home == self.from) => {
-                    let text = format!("of one edge at most {EDGE_STATEMENTS} statements are kept");
-                    Err(Failure::new(Reason::LimitExceeded, text).with("limit", "bridge.edge_statements"))
-                }
-                is_direct => Ok(is_direct),
-            };
+            if said.is_direct && directory.table.known(&said.peer).is_none() {
+                let text = "an edge speaks of a peer whose record is not known, or has no room";
+                return Err(Failure::new(Reason::InvalidArgument, text));
+            }
+            return Ok(said.is_direct);
         }
         let bridge = self.node.hub.bridge.lock();
         let is_asked_for = bridge.role() == Role::Edge && bridge.interest().is_watched(&said.peer);
@@ -211,7 +211,19 @@ impl Hearing<'_> {
             if !is_known {
                 stating::verify(&said, self.node.network)?;
             }
-            let is_news = self.if_current(|node| node.directory.write().presence.state(said));
+            let (is_news, spoke_first) = self.if_current(|node| {
+                let mut directory = node.directory.write();
+                let is_edge = matches!(self.teller, Teller::Edge(_));
+                // Others may have restarted since they heard it.
+                let is_repeated = is_edge && directory.presence.is_repeated(&home, &peer);
+                let is_news = directory.presence.state(said) || is_repeated;
+                let now = node.now().mono;
+                let spoke_first = is_news && is_edge && node.hub.tell(|bridge| bridge.edge_speaks(home, now));
+                (is_news, spoke_first)
+            });
+            if spoke_first {
+                self.node.hub.watching.home_changed(&home);
+            }
             if is_news {
                 self.node.presence(peer, self.teller.origin(self.from));
             }
@@ -229,7 +241,9 @@ impl Hearing<'_> {
     fn interest(&self, said: &wire::PresenceInterest) -> Result<(), Failure> {
         let peer = PeerId::from_slice(&said.peer_id)
             .map_err(|error| Failure::new(Reason::InvalidArgument, format!("interest: {error}")))?;
-        let taken = self.node.hub.tell(|bridge| bridge.subscribed(self.from, peer, said.wanted));
+        let taken = self
+            .if_current(|node| Some(node.hub.tell(|bridge| bridge.subscribed(self.from, peer, said.wanted))))
+            .unwrap_or(Ok(()));
         taken.map_err(|error: TooManySubscriptions| {
             Failure::new(Reason::LimitExceeded, error.to_string()).with("limit", "bridge.subscriptions")
         })

@@ -151,7 +151,7 @@ impl Hub {
         }
         match role {
             Role::Member => bridge.linked(peer, said, now),
-            Role::Edge => bridge.edge_linked(peer, now),
+            Role::Edge => bridge.edge_linked(peer, said.boot),
         }
         (mailbox, says)
     }

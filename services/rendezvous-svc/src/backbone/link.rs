@@ -4,7 +4,6 @@
 //! ends both forget it, unless a newer one took its place. Batches are applied in the order of their numbers, and what was not
 //! acknowledged goes out again over the next link.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,17 +14,17 @@ use p2psb_proto::model::{PeerId, limits};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::bridge_question::Question;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tonic::Status;
 
+use super::edges::{self, OtherEnd};
 use super::frame::Frame;
 use super::handshake::{Inbound, Outbound, Theirs};
 use super::hearing::{self, Hearing};
-use super::mailbox::{Mailbox, Says};
+use super::mailbox::{Mailbox, Saying, Says};
 use super::{asking, batch, confirming};
 use crate::convert;
-use crate::core::admission::LimitReached;
 use crate::core::bridge::Mark;
 use crate::core::delivery::{ACKNOWLEDGE_AFTER, Arrived, OutOfWindow};
 use crate::core::members::{DialedBy, LinkRefused, LinkTicket, Role};
@@ -34,10 +33,6 @@ use crate::core::ring::Introduction;
 use crate::node::Node;
 use crate::records::Teller;
 
-/// Questions of an edge that may be under way: its members ask owners for it.
-const EDGE_QUESTIONS: usize = 64;
-/// So long takes each statement of an edge at least: 1000 a second. Anybody may be one, and signatures cost time.
-const EDGE_PACE: Duration = Duration::from_millis(1);
 /// Batches with at most so many statements are verified at once; larger ones beside the runtime.
 const SMALL_BATCH: usize = 8;
 /// When the server drains, how long the last changes may take to be told after the last session.
@@ -62,45 +57,6 @@ pub(super) fn from_stream(status: &Status) -> Failure {
         None => convert::unreadable(status).unwrap_or_else(|| {
             Failure::new(Reason::Unreachable, format!("the link broke: {}", status.message()))
         }),
-    }
-}
-
-/// What is at the other end of a link.
-pub(super) enum OtherEnd {
-    /// A member: it is trusted to be asked.
-    Member,
-    /// An edge, which has a place among those that come from there.
-    Edge(EdgePlace),
-}
-
-impl OtherEnd {
-    pub(super) const fn role(&self) -> Role {
-        match self {
-            Self::Member => Role::Member,
-            Self::Edge(_) => Role::Edge,
-        }
-    }
-}
-
-/// A place among the edges, given back when dropped.
-pub(super) struct EdgePlace {
-    node: Arc<Node>,
-    from: Option<IpAddr>,
-    /// Its questions that may be under way.
-    questions: Arc<Semaphore>,
-}
-
-impl EdgePlace {
-    /// Takes one.
-    pub(super) fn take(node: &Arc<Node>, from: Option<IpAddr>) -> Result<Self, LimitReached> {
-        node.edges.lock().enter(from)?;
-        Ok(Self { node: Arc::clone(node), from, questions: Arc::new(Semaphore::new(EDGE_QUESTIONS)) })
-    }
-}
-
-impl Drop for EdgePlace {
-    fn drop(&mut self) {
-        self.node.edges.lock().leave(self.from);
     }
 }
 
@@ -137,15 +93,19 @@ impl Link {
         let now = node.now().mono;
         let (ticket, (mailbox, says)) = {
             let mut directory = node.directory.write();
-            if role == Role::Edge && directory.members.is_linked(&peer) {
+            if role == Role::Edge && node.hub.bridge.lock().is_member(&peer) {
                 return Err(LinkRefused::Duplicate.into());
             }
             let linked = directory.links_with(role).link(peer, dialed_by, seq, now)?;
-            directory.presence.linked(peer, now);
+            if role == Role::Member {
+                directory.presence.linked(peer, now);
+            }
             (linked.ticket, node.hub.join((peer, role), linked.ticket, &said, now))
         };
         node.hub.links_changed(role);
-        node.hub.watching.home_changed(&peer);
+        if role == Role::Member {
+            node.hub.watching.home_changed(&peer);
+        }
         metrics::counter!("rendezvous_links_total").increment(1);
         tracing::info!(member = %peer, ?role, ?dialed_by, "linked");
         let since = Instant::now();
@@ -200,7 +160,12 @@ impl Link {
             let frame = tokio::select! {
                 _ = marks.tick() => self.mark(),
                 () = self.owes.notified() => self.mark(),
-                Some(frame) = says.recv() => frame,
+                Some(saying) = says.recv() => {
+                    let Saying { frame, held } = saying;
+                    self.send(outbound, frame).await?;
+                    drop(held);
+                    continue;
+                }
                 batch = self.next_batch() => Frame::Batch(batch),
                 () = self.node.drain.begun(), if ends_by.is_none() => {
                     ends_by = Some(Instant::now() + self.node.leaving_ends() + DRAIN_GRACE);
@@ -277,6 +242,7 @@ impl Link {
     }
 
     async fn heard(&self, frame: Frame) -> Result<(), Failure> {
+        self.other.pace(&frame).await?;
         let now = self.node.now().mono;
         self.node.directory.write().links_with(self.other.role()).heard(&self.peer, now);
         match frame {
@@ -323,16 +289,21 @@ impl Link {
         if !links.is_current(&self.peer, self.ticket) {
             return;
         }
-        directory.presence.mark(&self.peer, said.sessions, as_of);
+        let is_edge = self.other.role() == Role::Edge;
+        let sessions = if is_edge { said.sessions.min(edges::SESSIONS) } else { said.sessions };
+        directory.presence.mark(&self.peer, sessions, as_of);
         let heard = Mark {
             sent: said.sent,
             received: said.received,
-            sessions: said.sessions,
+            sessions,
             finished: said.finished,
             ring_digest: said.ring_digest,
         };
         self.node.hub.tell(|bridge| {
             bridge.marked(self.peer, &heard);
+            if is_edge {
+                return;
+            }
             // Of homes that only the other end hears it is known a mark of theirs later.
             let through = as_of.checked_sub(MARK_INTERVAL).unwrap_or(as_of);
             let own = bridge.own();
@@ -341,19 +312,10 @@ impl Link {
         });
     }
 
-    /// How much time there must be between two statements of the other end.
-    fn pace(&self) -> Option<Duration> {
-        matches!(self.other, OtherEnd::Edge(_)).then_some(EDGE_PACE)
-    }
-
     async fn apply(&self, batch: wire::BridgeBatch) -> Result<(), Failure> {
         let (node, from, link) = (Arc::clone(&self.node), self.peer, self.ticket);
         let is_small = hearing::size(&batch) <= SMALL_BATCH;
-        let teller = match &self.other {
-            OtherEnd::Member => Teller::Member,
-            OtherEnd::Edge(place) => Teller::Edge(place.from),
-        };
-        let (items, pace) = (hearing::size(&batch), self.pace());
+        let teller = self.other.teller();
         let hear = move || Hearing { node: &node, from, teller, link }.take(batch);
         let heard = if is_small {
             hear()
@@ -362,10 +324,6 @@ impl Link {
                 .await
                 .map_err(|error| Failure::new(Reason::Internal, format!("a batch was not taken: {error}")))?
         };
-        if let Some(pace) = pace {
-            // What it says waits in its own buffers, not here.
-            tokio::time::sleep(pace * u32::try_from(items).unwrap_or(u32::MAX)).await;
-        }
         if heard.new_members {
             self.node.hub.heard_of_members();
         }
@@ -395,9 +353,13 @@ impl Drop for Link {
         };
         if was_current {
             let role = self.other.role();
+            // An edge that said nothing is nobody's home.
+            let is_home = role == Role::Member || self.node.hub.bridge.lock().far().is_linked(&self.peer);
             self.node.hub.leave((&self.peer, role), self.ticket, silent_for, now);
             self.node.hub.links_changed(role);
-            self.node.hub.watching.home_changed(&self.peer);
+            if is_home {
+                self.node.hub.watching.home_changed(&self.peer);
+            }
         }
     }
 }

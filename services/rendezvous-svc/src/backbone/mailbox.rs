@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::frame::Frame;
@@ -16,8 +16,16 @@ const QUEUE: usize = 1024;
 /// Questions that may wait for an answer of one member.
 const QUESTIONS: usize = 4096;
 
+/// Something to say.
+#[derive(Debug)]
+pub(super) struct Saying {
+    pub(super) frame: Frame,
+    /// Given back when it was said.
+    pub(super) held: Option<OwnedSemaphorePermit>,
+}
+
 /// What a link is to say at once.
-pub(super) type Says = mpsc::Receiver<Frame>;
+pub(super) type Says = mpsc::Receiver<Saying>;
 
 #[derive(Debug, Default)]
 struct Waiting {
@@ -30,7 +38,7 @@ struct Waiting {
 pub(crate) struct Mailbox {
     filled: Notify,
     cut: CancellationToken,
-    says: mpsc::Sender<Frame>,
+    says: mpsc::Sender<Saying>,
     waiting: Mutex<Waiting>,
 }
 
@@ -62,7 +70,12 @@ impl Mailbox {
 
     /// Says something before what waits in batches. A member that does not read what it asked for is not answered.
     pub(super) fn say(&self, frame: Frame) {
-        if self.says.try_send(frame).is_err() {
+        self.say_and_give_back(frame, None);
+    }
+
+    /// The same; when it was said, `held` is given back.
+    pub(super) fn say_and_give_back(&self, frame: Frame, held: Option<OwnedSemaphorePermit>) {
+        if self.says.try_send(Saying { frame, held }).is_err() {
             metrics::counter!("rendezvous_bridge_unsaid_total").increment(1);
         }
     }
@@ -88,7 +101,8 @@ impl Mailbox {
             number
         };
         let question = wire::BridgeQuestion { number, question: Some(question) };
-        if self.says.try_send(Frame::Question(question)).is_err() {
+        let saying = Saying { frame: Frame::Question(question), held: None };
+        if self.says.try_send(saying).is_err() {
             self.waiting.lock().answers.remove(&number);
             return None;
         }

@@ -5,7 +5,7 @@
 //! newest state when it catches up; one that is silent is cut, and dialed anew. Who owns what and is told what decides
 //! [`crate::core::bridge`]; here are its hands:
 //!
-//! - `dial`, `handshake`, `trust`: how a link comes to be; `link`, `frame`, `mailbox`: how it lives.
+//! - `dial`, `handshake`, `trust`: how a link comes to be; `link`, `frame`, `mailbox`: how it lives. `edges`: what an edge may cost.
 //! - `batch`, `stating`, `hearing`: what is told, and what is made of it.
 //! - `asking`, `finding`: questions to owners. `hub`, `turning`: what all links share, and the task that turns the ring.
 
@@ -13,6 +13,7 @@ pub(crate) mod asking;
 mod batch;
 pub(crate) mod confirming;
 pub(crate) mod dial;
+mod edges;
 pub(crate) mod finding;
 mod frame;
 mod handshake;

@@ -14,6 +14,9 @@ use crate::core::directory::Directory;
 use crate::core::presence::{Said, Statement};
 use crate::core::session::REMEMBERED;
 
+/// A proof of a session has about 180 bytes. Batches count on this.
+const PROOF_BYTES: usize = 256;
+
 /// What this server says of a peer that is, or was, here.
 pub(super) fn own(
     directory: &Directory,
@@ -77,9 +80,27 @@ pub(super) fn read(said: &wire::HomePresence, from: PeerId, now: Now) -> Result<
     }
     let heard = ago(said.last_seen_age.as_ref());
     let statement = Statement { session_seq: said.session_seq, state, source, heard, until };
-    let proof = said.session_proof.as_ref().map(|proof| proof.encode_to_vec().into()).unwrap_or_default();
+    let proof = proof(said.session_proof.clone().unwrap_or_default(), source)?;
     let (as_of, is_direct) = (ago(said.as_of_age.as_ref()), home == from);
     Ok(Said { home, peer, statement, revision: said.revision, proof, as_of, is_direct })
+}
+
+/// What is looked at of a proof, and nothing else: whatever is kept is passed on.
+fn proof(said: wire::SessionProof, source: PresenceSource) -> Result<bytes::Bytes, Failure> {
+    let wire::SessionProof { client_nonce, server_nonce, proof, .. } = said;
+    let wire::SessionProof { challenge, record_digest, challenge_signature, .. } = said;
+    let nothing = wire::SessionProof::default();
+    let proof = match source {
+        PresenceSource::Registration => {
+            wire::SessionProof { challenge, record_digest, challenge_signature, ..nothing }
+        }
+        _ => wire::SessionProof { client_nonce, server_nonce, proof, ..nothing },
+    };
+    let bytes = proof.encode_to_vec();
+    if bytes.len() > PROOF_BYTES {
+        return Err(malformed(format!("a proof has at most {PROOF_BYTES} bytes, this one {}", bytes.len())));
+    }
+    Ok(bytes.into())
 }
 
 /// That the peer had this session with the home, or registered there: its signature says so.

@@ -78,7 +78,7 @@ pub(crate) fn step(node: &Node) -> bool {
 /// new owners have it: kept longer it would grow old, and be taken for the truth when this member comes to own it again.
 #[derive(Debug, Default)]
 struct Leftovers {
-    /// The ring changed since it was looked last.
+    /// The ring changed since it was looked last, or an edge went.
     pending: bool,
     /// Members that may not have all that they were told when the ring had come to rest.
     awaited: Option<BTreeMap<PeerId, Awaited>>,
@@ -97,7 +97,11 @@ enum Awaited {
 impl Leftovers {
     /// Looks at some entries. Returns whether there is nothing to do now.
     fn step(&mut self, node: &Node) -> bool {
-        if node.hub.bridge.lock().view().before().is_some() {
+        let is_due = {
+            let mut bridge = node.hub.bridge.lock();
+            bridge.take_forsaken() || bridge.view().before().is_some()
+        };
+        if is_due {
             *self = Self { pending: true, ..Self::default() };
         }
         if !self.pending || !self.is_handed_over(node) {

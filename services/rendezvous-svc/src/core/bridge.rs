@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use p2psb_proto::model::PeerId;
 
-use super::far::FarHomes;
+use super::far::{FarHomes, News};
 use super::homes::{HomeEvent, Homes};
 use super::interest::{
     Interest, SUBSCRIPTIONS, SUBSCRIPTIONS_OF_EDGE, Sayings, Subscribers, TooManySubscriptions,
@@ -57,6 +57,10 @@ pub struct Bridge<C> {
     syncing: Syncing,
     homes: Homes,
     far: FarHomes,
+    /// Linked edges, and in which life each is.
+    edges: BTreeMap<PeerId, u64>,
+    /// An edge went: what was held for it may have to be forgotten.
+    is_forsaken: bool,
     interest: Interest,
     subscribers: Subscribers,
     /// Of linked members, what their last mark said.
@@ -79,6 +83,8 @@ impl<C: Clone + Ord> Bridge<C> {
             syncing: Syncing::new(Duration::ZERO, timing.join_after, now),
             homes: Homes::default(),
             far: FarHomes::default(),
+            edges: BTreeMap::new(),
+            is_forsaken: false,
             interest: Interest::default(),
             subscribers: Subscribers::default(),
             others: BTreeMap::new(),
@@ -119,6 +125,10 @@ impl<C: Clone + Ord> Bridge<C> {
 
     /// A link with a member is up.
     pub fn linked(&mut self, peer: PeerId, said: &Introduction, now: Instant) {
+        if self.telling.is_edge(&peer) {
+            // It was one, and its old link has not ended yet.
+            self.edge_unlinked(&peer, Duration::ZERO, now);
+        }
         // What an edge was told and asked for its members forget with the link.
         let is_new_life = self.ring.linked(peer, said, now) || self.role == Role::Edge;
         self.others.insert(peer, Other::default());
@@ -148,24 +158,50 @@ impl<C: Clone + Ord> Bridge<C> {
         self.others.remove(peer);
     }
 
-    /// A link with an edge is up. It is told of all homes, since it hears none of them itself.
-    pub fn edge_linked(&mut self, edge: PeerId, now: Instant) {
+    /// Whether this is a member that has a link, or a place in the ring.
+    #[must_use]
+    pub fn is_member(&self, peer: &PeerId) -> bool {
+        self.telling.is_member(peer)
+    }
+
+    /// A link with an edge is up; `boot` is another number in each of its lives. It is told of all homes, since it hears none of them
+    /// itself. The others hear of it when it has something to say.
+    pub fn edge_linked(&mut self, edge: PeerId, boot: u64) {
         self.forget_subscriptions(&edge);
-        self.far.linked(edge, now);
+        self.edges.insert(edge, boot);
         self.telling.edge_linked(edge);
         for home in self.ring.known().into_iter().chain(self.far.all()) {
             self.telling.put(edge, |outbox| outbox.home(home));
         }
         self.telling.put(edge, Outbox::members);
-        self.home_changed(edge);
+    }
+
+    /// An edge said something of a peer of which others are to be told: so they have to know the edge. Returns whether they did not.
+    pub fn edge_speaks(&mut self, edge: PeerId, now: Instant) -> bool {
+        let Some(boot) = self.edges.get(&edge).copied() else { return false };
+        let is_news = !self.far.is_linked(&edge) || self.far.boot(&edge) != boot;
+        if is_news {
+            self.far.linked(edge, boot, now);
+            self.home_changed(edge);
+        }
+        is_news
     }
 
     /// The link with an edge ended; nothing had come over it for so long.
     pub fn edge_unlinked(&mut self, edge: &PeerId, silent_for: Duration, now: Instant) {
-        self.far.unlinked(edge, now.checked_sub(silent_for).unwrap_or(now));
+        self.edges.remove(edge);
         self.forget_subscriptions(edge);
         self.telling.edge_unlinked(edge);
-        self.home_changed(*edge);
+        if self.far.is_linked(edge) {
+            self.far.unlinked(edge, now.checked_sub(silent_for).unwrap_or(now));
+            self.home_changed(*edge);
+            self.is_forsaken = true;
+        }
+    }
+
+    /// Whether an edge went since this was asked last.
+    pub fn take_forsaken(&mut self) -> bool {
+        std::mem::take(&mut self.is_forsaken)
     }
 
     fn forget_subscriptions(&mut self, edge: &PeerId) {
@@ -180,13 +216,24 @@ impl<C: Clone + Ord> Bridge<C> {
         self.telling.put_edges(|outbox| outbox.home(home));
     }
 
-    /// The linked member `by` says whether a home outside the ring is alive, and if not, how long ago it gave a sign of life.
-    pub fn home_word(&mut self, by: PeerId, home: PeerId, is_alive: bool, age: Duration, now: Instant) {
+    /// The linked member `by` says whether a home outside the ring is alive, in which life, and if not, how long ago it gave a sign of
+    /// life.
+    pub fn home_word(
+        &mut self,
+        by: PeerId,
+        home: PeerId,
+        how: (bool, u64),
+        age: Duration,
+        now: Instant,
+    ) -> News {
         if home == self.own || !self.others.contains_key(&by) {
-            return;
+            return News::Nothing;
         }
-        self.far.told(by, home, is_alive, now.checked_sub(age).unwrap_or(now));
-        self.telling.put_edges(|outbox| outbox.home(home));
+        let news = self.far.told(by, home, how, now.checked_sub(age).unwrap_or(now));
+        if news != News::Nothing {
+            self.telling.put_edges(|outbox| outbox.home(home));
+        }
+        news
     }
 
     /// The members, or the links with them, are not what they were.
@@ -234,6 +281,10 @@ impl<C: Clone + Ord> Bridge<C> {
     /// The record of a peer changed, which offers these services, or did.
     pub fn record(&mut self, peer: PeerId, services: &[Key], origin: Origin) {
         self.telling.record(peer, services, origin, &self.view, &self.ring);
+        if self.role == Role::Edge && origin == Origin::Here {
+            // A member takes an edge's word for a peer only when it knows the record.
+            self.telling.presence(peer, services, origin, &self.view, &self.ring);
+        }
         for member in self.subscribers.of(&peer) {
             if origin != Origin::Member(member) {
                 self.telling.put(member, |outbox| outbox.record(peer));
@@ -269,6 +320,10 @@ impl<C: Clone + Ord> Bridge<C> {
     /// are. For an edge this member subscribes at the owners itself, and answers when one of them has.
     pub fn subscribed(&mut self, by: PeerId, peer: PeerId, wanted: bool) -> Result<(), TooManySubscriptions> {
         let is_edge = self.telling.is_edge(&by);
+        if !is_edge && !self.others.contains_key(&by) {
+            // Its link has ended.
+            return Ok(());
+        }
         if !wanted {
             if self.subscribers.unsubscribe(&by, &peer) && is_edge {
                 self.unwatch(&peer);
@@ -595,7 +650,10 @@ mod tests {
         let mut bridge = bridge(Role::Member, t);
         let stranger = stranger(&bridge);
         let owners: Vec<PeerId> = bridge.view().owners(Key::peer(&stranger)).iter().collect();
-        bridge.edge_linked(peer(EDGE), t.at(1).mono);
+        bridge.edge_linked(peer(EDGE), 1);
+        assert!(
+            bridge.edge_speaks(peer(EDGE), t.at(1).mono) && !bridge.edge_speaks(peer(EDGE), t.at(1).mono)
+        );
         let first = told(&mut bridge, peer(EDGE));
         assert!(first.members && first.words.is_empty(), "the ring is nothing that an edge reckons with");
         assert!((1..=9).all(|n| first.homes.contains(&peer(n))), "homes are: it hears none of them itself");
@@ -619,7 +677,7 @@ mod tests {
     fn an_edge_that_asks_again_or_asks_too_much_leaves_nothing_behind() {
         let t = Time::start();
         let mut bridge = bridge(Role::Member, t);
-        bridge.edge_linked(peer(EDGE), t.at(1).mono);
+        bridge.edge_linked(peer(EDGE), 1);
         for wanted in [true, true, false, false] {
             bridge.subscribed(peer(EDGE), peer(100), wanted).unwrap();
         }
@@ -634,7 +692,7 @@ mod tests {
             .filter(Result::is_err)
             .collect();
         assert_eq!(results, [Err(TooManySubscriptions { limit: SUBSCRIPTIONS_OF_EDGE })]);
-        bridge.edge_linked(peer(EDGE), t.at(2).mono);
+        bridge.edge_linked(peer(EDGE), 1);
         assert!((0..=SUBSCRIPTIONS_OF_EDGE).all(|n| !bridge.interest().is_watched(&id(n))));
     }
 
@@ -670,15 +728,23 @@ mod tests {
         let mut bridge = bridge(Role::Member, t);
         let (far, at) = (peer(EDGE), |seconds| t.at(seconds).mono);
         assert_eq!(bridge.dead_for(&far, at(0)), Some(super::super::homes::FOREVER));
-        bridge.home_word(peer(2), far, true, Duration::ZERO, at(1));
+        let word = |bridge: &mut Bridge<_>, by, boot| {
+            bridge.home_word(peer(by), far, (true, boot), Duration::ZERO, at(1))
+        };
+        assert_eq!(
+            [1, 1, 2].map(|boot| word(&mut bridge, 2, boot)),
+            [News::Changed, News::Nothing, News::Restarted]
+        );
         assert!(
             bridge.hears(&peer(2), &far) && !bridge.hears(&peer(3), &far) && !bridge.hears(&peer(OWN), &far)
         );
         assert_eq!(bridge.dead_for(&far, at(50)), None);
-        bridge.home_word(peer(77), far, true, Duration::ZERO, at(1));
+        assert_eq!(word(&mut bridge, 77, 3), News::Nothing);
         bridge.unlinked(&peer(2), Duration::from_secs(5), at(60));
         assert_eq!(bridge.dead_for(&far, at(65)), Some(Duration::from_secs(10)), "77 is no member");
-        bridge.edge_linked(far, at(70));
+        bridge.edge_linked(far, 7);
+        assert_eq!(bridge.dead_for(&far, at(65)), Some(Duration::from_secs(10)), "it has said nothing yet");
+        assert!(bridge.edge_speaks(far, at(70)));
         assert!(bridge.hears(&peer(OWN), &far));
         assert_eq!(bridge.dead_for(&far, at(70)), None);
     }

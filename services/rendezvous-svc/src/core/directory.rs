@@ -161,7 +161,7 @@ impl Directory {
             sessions: Sessions::new(timing, peers),
             presence: Presence::new(peers, timing.suspect_after()),
             members: Members::new(own, capacity.members),
-            edges: Members::new(own, capacity.edges),
+            edges: Members::new(own, capacity.edges).apart(),
         }
     }
 

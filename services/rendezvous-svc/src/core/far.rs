@@ -16,11 +16,14 @@ use p2psb_proto::model::PeerId;
 use super::homes::FOREVER;
 use super::session::REMEMBERED;
 
-/// Homes outside the ring of which it is known whether they are alive: about 200 bytes each.
-pub const FAR_HOMES: usize = 16_384;
+/// Homes outside the ring of which it is known whether they are alive: about 200 bytes each. As many as all members of the largest
+/// backbone have room for, so that none that lives is left out.
+pub const FAR_HOMES: usize = 32_768;
 
 #[derive(Debug)]
 struct Home {
+    /// Another one in each life of it.
+    boot: u64,
     is_linked: bool,
     /// Linked members that say that it is alive.
     said_by: BTreeSet<PeerId>,
@@ -34,15 +37,26 @@ impl Home {
     }
 }
 
+/// What became of a home by a member's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// It is as it was.
+    Nothing,
+    /// It went, or came.
+    Changed,
+    /// It lives another life: what it said in an earlier one it has to say again.
+    Restarted,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct FarHomes(BTreeMap<PeerId, Home>);
 
 impl FarHomes {
     /// A link with a home is up.
-    pub fn linked(&mut self, home: PeerId, now: Instant) {
-        if let Some(home) = self.entry(home, now) {
-            home.is_linked = true;
+    pub fn linked(&mut self, home: PeerId, boot: u64, now: Instant) {
+        if let Some(home) = self.entry(home, boot, now) {
+            (home.is_linked, home.boot) = (true, boot);
         }
     }
 
@@ -53,14 +67,22 @@ impl FarHomes {
         }
     }
 
-    /// The linked member `by` says whether a home is alive, and if not, when it gave a sign of life last.
-    pub fn told(&mut self, by: PeerId, home: PeerId, is_alive: bool, heard: Instant) {
-        let Some(home) = self.entry(home, heard) else { return };
+    /// The linked member `by` says whether a home is alive, in which life, and if not, when it gave a sign of life last.
+    pub fn told(&mut self, by: PeerId, home: PeerId, (is_alive, boot): (bool, u64), heard: Instant) -> News {
+        let was_known = self.0.contains_key(&home);
+        let Some(home) = self.entry(home, boot, heard) else { return News::Nothing };
+        let was_alive = home.is_alive();
         if is_alive {
             home.said_by.insert(by);
         } else {
             home.said_by.remove(&by);
             home.heard = home.heard.max(heard);
+        }
+        let restarted = is_alive && std::mem::replace(&mut home.boot, boot) != boot;
+        match restarted {
+            true => News::Restarted,
+            false if was_known && was_alive == home.is_alive() => News::Nothing,
+            false => News::Changed,
         }
     }
 
@@ -73,14 +95,14 @@ impl FarHomes {
         }
     }
 
-    fn entry(&mut self, home: PeerId, heard: Instant) -> Option<&mut Home> {
+    fn entry(&mut self, home: PeerId, boot: u64, heard: Instant) -> Option<&mut Home> {
         if !self.0.contains_key(&home) {
             if self.0.len() >= FAR_HOMES {
                 let dead = self.0.iter().filter(|(_, known)| !known.is_alive());
                 let first = dead.min_by_key(|(_, known)| known.heard).map(|(peer, _)| *peer)?;
                 self.0.remove(&first);
             }
-            self.0.insert(home, Home { is_linked: false, said_by: BTreeSet::new(), heard });
+            self.0.insert(home, Home { boot, is_linked: false, said_by: BTreeSet::new(), heard });
         }
         self.0.get_mut(&home)
     }
@@ -95,6 +117,12 @@ impl FarHomes {
     #[must_use]
     pub fn is_linked(&self, home: &PeerId) -> bool {
         self.0.get(home).is_some_and(|home| home.is_linked)
+    }
+
+    /// In which life a home was last; 0 if that is not known.
+    #[must_use]
+    pub fn boot(&self, home: &PeerId) -> u64 {
+        self.0.get(home).map_or(0, |home| home.boot)
     }
 
     /// Whether anything is known of a home.
@@ -144,19 +172,19 @@ mod tests {
         let (mut far, t) = (FarHomes::default(), Time::start());
         let (home, at) = (peer(9), |seconds| t.at(seconds).mono);
         assert_eq!(far.dead_for(&home, at(0)), Some(FOREVER));
-        far.linked(home, at(0));
-        far.told(peer(1), home, true, at(1));
-        far.told(peer(2), home, true, at(1));
+        far.linked(home, 1, at(0));
+        far.told(peer(1), home, (true, 1), at(1));
+        far.told(peer(2), home, (true, 1), at(1));
         assert!(
             far.is_linked(&home) && far.is_heard_by(&peer(1), &home) && !far.is_heard_by(&peer(3), &home)
         );
         far.unlinked(&home, at(5));
         assert_eq!(far.dead_for(&home, at(50)), None, "others hear it");
-        far.told(peer(1), home, false, at(20));
+        far.told(peer(1), home, (false, 1), at(20));
         assert_eq!(far.dead_for(&home, at(50)), None, "one does");
         far.member_unlinked(&peer(2), at(10));
         assert_eq!(far.dead_for(&home, at(50)), Some(Duration::from_secs(30)), "the last sign was at 20");
-        far.told(peer(1), home, true, at(60));
+        far.told(peer(1), home, (true, 1), at(60));
         assert_eq!(far.dead_for(&home, at(60)), None);
     }
 
@@ -170,7 +198,7 @@ mod tests {
         };
         for n in 0..FAR_HOMES + 10 {
             // One in three is alive.
-            far.told(peer(1), id(n), n % 3 == 0, t.at(n as u64).mono);
+            far.told(peer(1), id(n), (n % 3 == 0, 1), t.at(n as u64).mono);
         }
         assert_eq!(far.0.len(), FAR_HOMES);
         assert!(
@@ -182,7 +210,8 @@ mod tests {
         far.sweep(t.at(FAR_HOMES as u64).mono + 2 * REMEMBERED);
         assert!(far.all().next().is_none() || far.0.len() < 20);
         let mut full = FarHomes::default();
-        (0..=FAR_HOMES).for_each(|n| full.told(peer(1), id(n), true, t.at(0).mono));
+        let news = (0..=FAR_HOMES).map(|n| full.told(peer(1), id(n), (true, 1), t.at(0).mono)).last();
+        assert_eq!(news, Some(News::Nothing));
         assert_eq!((full.0.len(), full.contains(&id(FAR_HOMES))), (FAR_HOMES, false));
     }
 }

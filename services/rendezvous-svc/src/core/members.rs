@@ -109,6 +109,12 @@ impl Members {
         Self { own, members: HashMap::new(), limit, next_ticket: 0 }
     }
 
+    /// The same with tickets that nobody has who was made by [`Self::new`].
+    #[must_use]
+    pub fn apart(self) -> Self {
+        Self { next_ticket: u64::MAX / 2, ..self }
+    }
+
     /// Whether a link with `peer`, proven on both ends, may be; `seq` was chosen by the end that dialed. Changes nothing.
     pub fn may_link(&self, peer: &PeerId, dialed_by: DialedBy, seq: u64) -> Result<(), LinkRefused> {
         if *peer == self.own {

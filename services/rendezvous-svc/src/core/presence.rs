@@ -8,7 +8,7 @@
 //! - When there is no room, whoever went is forgotten for one that is there, the one heard longest ago first.
 //! - After a home has said all it knows, what it did not say again is OFFLINE.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,6 +24,9 @@ pub const MARK_INTERVAL: Duration = Duration::from_secs(5);
 pub const MARKS_MISSED: Duration = Duration::from_secs(15);
 /// Without a mark for so long everybody at that home is OFFLINE, at the earliest.
 pub const HOME_LOSS_GRACE: Duration = Duration::from_secs(90);
+
+/// Homes whose word about one peer is kept, at most: a peer has up to three, and leaves some behind.
+pub const HOMES_OF_PEER: usize = 5;
 
 /// One home's word about one of its peers. Whoever makes one has verified the peer's proof, or asked [`Presence::knows`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,8 +119,8 @@ struct Home {
     telling: u64,
     /// Its live sessions, as it said last.
     sessions: u64,
-    /// How many statements of it are kept.
-    statements: usize,
+    /// Of a home that others hear: from then on only what it said again since it restarted counts.
+    repeated_by: Option<Instant>,
 }
 
 impl Home {
@@ -154,12 +157,28 @@ impl Presence {
     }
 
     fn home(&mut self, home: PeerId, as_of: Instant) -> &mut Home {
-        self.homes.entry(home).or_insert(Home { as_of, telling: 0, sessions: 0, statements: 0 })
+        self.homes.entry(home).or_insert(Home { as_of, telling: 0, sessions: 0, repeated_by: None })
     }
 
     /// From here on a home tells all that it says of peers that this server owns.
     pub fn begin(&mut self, home: PeerId, now: Instant) {
         self.home(home, now).telling += 1;
+    }
+
+    /// A home that others hear restarted: it says everything again, but this server does not hear when that is all.
+    pub fn begin_far(&mut self, home: PeerId, now: Instant) {
+        if let Some(home) = self.homes.get_mut(&home) {
+            home.telling += 1;
+            home.repeated_by = Some(now + HOME_LOSS_GRACE);
+        }
+    }
+
+    /// Whether what a home says of a peer now it said before it began to tell all: those that heard that may have forgotten it.
+    #[must_use]
+    pub fn is_repeated(&self, home: &PeerId, peer: &PeerId) -> bool {
+        let Some(telling) = self.homes.get(home).map(|home| home.telling) else { return false };
+        let said = self.peers.get(peer).into_iter().flatten().find(|heard| heard.home == *home);
+        said.is_some_and(|heard| heard.telling != telling)
     }
 
     /// What the home told is complete up to `as_of`; it holds so many sessions.
@@ -227,15 +246,20 @@ impl Presence {
             Some(old) if old.outlives(&said, telling) => return false,
             Some(old) => {
                 self.offline.remove(&(old.statement.heard, peer, home));
-                Some(std::mem::replace(old, new).statement)
+                let is_same = |one: &Statement| (one.session_seq, one.source);
+                // It was verified once; what came now was not, since the session was known.
+                let proven = is_same(&old.statement) == is_same(&statement);
+                let proof = if proven { old.proof.clone() } else { said.proof };
+                Some(std::mem::replace(old, Heard { proof, ..new }).statement)
             }
             None => {
-                if self.statements >= self.limit && (offline || !self.make_room()) {
+                if self.statements >= self.limit && (offline || !self.make_room())
+                    || !self.make_room_at(&peer)
+                {
                     return false;
                 }
                 self.peers.entry(peer).or_default().push(new);
                 self.statements += 1;
-                self.home(home, said.as_of).statements += 1;
                 None
             }
         };
@@ -247,11 +271,11 @@ impl Presence {
     }
 
     /// What homes say of a peer, with their proofs, as it can be passed on.
-    pub fn said(&self, peer: &PeerId) -> impl Iterator<Item = Said> {
+    pub fn said(&self, peer: &PeerId, now: Instant) -> impl Iterator<Item = Said> {
         let peer = *peer;
         self.peers.get(&peer).into_iter().flatten().filter_map(move |heard| {
             let Heard { home, statement, revision, ref proof, .. } = *heard;
-            let as_of = self.homes.get(&home)?.as_of;
+            let as_of = self.homes.get(&home).filter(|home| !is_over(heard, home, now))?.as_of;
             Some(Said { home, peer, statement, revision, proof: proof.clone(), as_of, is_direct: false })
         })
     }
@@ -260,7 +284,7 @@ impl Presence {
     pub fn forget(&mut self, peer: &PeerId) {
         for heard in self.peers.remove(peer).unwrap_or_default() {
             self.offline.remove(&(heard.statement.heard, *peer, heard.home));
-            self.gone(&heard.home);
+            self.statements = self.statements.saturating_sub(1);
         }
     }
 
@@ -273,22 +297,24 @@ impl Presence {
                 self.peers.remove(&peer);
             }
         }
-        self.gone(&home);
+        self.statements = self.statements.saturating_sub(1);
         true
     }
 
-    /// A statement of a home is kept no longer.
-    fn gone(&mut self, home: &PeerId) {
+    /// Makes sure that one home more may speak of a peer: for it one is forgotten that says OFFLINE, if there are too many. Returns
+    /// whether it may.
+    fn make_room_at(&mut self, peer: &PeerId) -> bool {
+        let Some(heards) = self.peers.get_mut(peer).filter(|heards| heards.len() >= HOMES_OF_PEER) else {
+            return true;
+        };
+        let offline = heards.iter().filter(|heard| heard.statement.state == PresenceState::Offline);
+        let Some((at, home)) = offline.map(|heard| (heard.statement.heard, heard.home)).min() else {
+            return false;
+        };
+        heards.retain(|heard| heard.home != home);
+        self.offline.remove(&(at, *peer, home));
         self.statements = self.statements.saturating_sub(1);
-        if let Some(home) = self.homes.get_mut(home) {
-            home.statements = home.statements.saturating_sub(1);
-        }
-    }
-
-    /// How many statements of a home are kept.
-    #[must_use]
-    pub fn of_home(&self, home: &PeerId) -> usize {
-        self.homes.get(home).map_or(0, |home| home.statements)
+        true
     }
 
     /// Whether one of the homes that `is_asked` names said something of a peer.
@@ -317,14 +343,20 @@ impl Presence {
             let silent = self.homes.get(&heard.home).filter(|_| !speaks(&heard.home));
             let silent =
                 silent.into_iter().flat_map(|home| [home.as_of + MARKS_MISSED, home.as_of + home.grace()]);
-            silent.chain(heard.statement.until)
+            let repeated = self.homes.get(&heard.home).and_then(|home| home.repeated_by);
+            silent.chain(heard.statement.until).chain(repeated)
         });
         changes.filter(|at| *at > now).min()
     }
 
     fn of(&self, heard: &Heard, now: Instant) -> Option<View> {
         let home = self.homes.get(&heard.home)?;
-        Some(follow(heard.home, &heard.statement, home.as_of, (home.grace(), self.suspect_after), now))
+        let mut view =
+            follow(heard.home, &heard.statement, home.as_of, (home.grace(), self.suspect_after), now);
+        if is_over(heard, home, now) {
+            view.state = PresenceState::Offline;
+        }
+        Some(view)
     }
 
     /// What follows from a home's word that was just brought, and is not kept.
@@ -341,6 +373,7 @@ impl Presence {
             let silent_since = homes.get(&heard.home);
             let offline = heard.statement.state == PresenceState::Offline
                 || heard.statement.until.is_some_and(|until| until <= now)
+                || silent_since.is_some_and(|home| is_over(heard, home, now))
                 || silent_since.is_none_or(|home| now.saturating_duration_since(home.as_of) >= home.grace());
             !offline || now.saturating_duration_since(heard.statement.heard) < REMEMBERED
         };
@@ -356,14 +389,17 @@ impl Presence {
             !heards.is_empty()
         });
         self.statements = self.peers.values().map(Vec::len).sum();
-        self.homes.values_mut().for_each(|home| home.statements = 0);
-        for heard in self.peers.values().flatten() {
-            if let Some(home) = self.homes.get_mut(&heard.home) {
-                home.statements += 1;
-            }
-        }
-        self.homes.retain(|_, home| now.saturating_duration_since(home.as_of) < 2 * REMEMBERED);
+        let spoken: HashSet<PeerId> = self.peers.values().flatten().map(|heard| heard.home).collect();
+        self.homes.retain(|peer, home| {
+            let silent = now.saturating_duration_since(home.as_of);
+            silent < home.grace() || spoken.contains(peer) && silent < 2 * REMEMBERED
+        });
     }
+}
+
+/// Whether a home restarted since it said this, and ought to have said it again.
+fn is_over(heard: &Heard, home: &Home, now: Instant) -> bool {
+    heard.telling != home.telling && home.repeated_by.is_some_and(|by| by <= now)
 }
 
 /// What follows from the word of a home that was last heard at `as_of`.
@@ -450,6 +486,60 @@ mod tests {
     }
 
     #[test]
+    fn a_home_that_others_hear_says_again_what_holds_after_it_restarted() {
+        let t = Time::start();
+        let (mut p, now) = (presence(t), t.at(1).mono);
+        let far = |n, seq, revision| {
+            let said = by(peer(HOME), peer(n), said(seq, PresenceState::Online, now), revision);
+            Said { is_direct: false, as_of: t.at(200).mono, ..said }
+        };
+        assert!(p.state(far(1, 5, 1)) && p.state(far(2, 5, 1)));
+        assert!(!p.is_repeated(&peer(HOME), &peer(1)));
+        p.begin_far(peer(HOME), t.at(100).mono);
+        assert!(p.is_repeated(&peer(HOME), &peer(1)));
+        p.state(far(1, 5, 2));
+        assert!(!p.is_repeated(&peer(HOME), &peer(1)));
+        assert_eq!(p.next_change(&peer(2), |_| true, t.at(100).mono), Some(t.at(190).mono));
+        let at = |p: &Presence, n, at| p.view(&peer(n), t.at(at).mono).unwrap().state;
+        assert_eq!(at(&p, 2, 189), PresenceState::Online, "it has some time to say so");
+        assert_eq!((at(&p, 1, 190), at(&p, 2, 190)), (PresenceState::Online, PresenceState::Offline));
+        assert_eq!(p.said(&peer(1), t.at(190).mono).count(), 1);
+        assert_eq!(p.said(&peer(2), t.at(190).mono).count(), 0, "it is not passed on");
+    }
+
+    #[test]
+    fn of_one_peer_a_few_homes_are_heard_and_those_it_left_make_room() {
+        let t = Time::start();
+        let (mut p, now) = (presence(t), t.at(1).mono);
+        for home in 0..10 {
+            say(&mut p, peer(home), peer(1), said(1, PresenceState::Offline, t.at(u64::from(home)).mono));
+        }
+        let homes = |p: &Presence| p.said(&peer(1), now).map(|said| said.home).collect::<BTreeSet<_>>();
+        assert_eq!(homes(&p), (5..10).map(peer).collect(), "the last that it left");
+        for home in 20..30 {
+            say(&mut p, peer(home), peer(1), said(1, PresenceState::Online, now));
+        }
+        assert_eq!(homes(&p), (20..25).map(peer).collect(), "none that it is at had to go");
+        assert_eq!((p.statements, p.offline.len()), (HOMES_OF_PEER, 0));
+    }
+
+    #[test]
+    fn a_proof_that_was_verified_stays() {
+        let t = Time::start();
+        let (mut p, now) = (presence(t), t.at(1).mono);
+        let proven = |seq, revision, proof: &'static [u8]| {
+            let said = by(peer(HOME), peer(1), said(seq, PresenceState::Online, now), revision);
+            Said { proof: Bytes::from_static(proof), ..said }
+        };
+        let kept = |p: &Presence| p.said(&peer(1), now).next().unwrap().proof;
+        p.state(proven(1, 1, b"first"));
+        p.state(proven(1, 2, b"anything"));
+        assert_eq!(kept(&p), &b"first"[..]);
+        p.state(proven(2, 3, b"second"));
+        assert_eq!(kept(&p), &b"second"[..]);
+    }
+
+    #[test]
     fn what_others_pass_on_never_outlives_what_came_later() {
         let t = Time::start();
         let (mut p, now) = (presence(t), t.at(1).mono);
@@ -467,7 +557,8 @@ mod tests {
         p.begin(peer(HOME), now);
         assert!(p.state(by(peer(HOME), peer(1), said(5, PresenceState::Suspect, now), 2)));
         assert_eq!(state(&p, now), PresenceState::Suspect);
-        let told: Vec<_> = p.said(&peer(1)).map(|said| (said.home, said.revision, said.is_direct)).collect();
+        let told: Vec<_> =
+            p.said(&peer(1), now).map(|said| (said.home, said.revision, said.is_direct)).collect();
         assert_eq!(told, [(peer(HOME), 2, false)]);
     }
 

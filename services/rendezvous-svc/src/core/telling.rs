@@ -113,6 +113,12 @@ impl<C: Clone + Ord> Telling<C> {
         self.edges.contains_key(peer)
     }
 
+    /// Whether this is a member that has a link, or a place in the ring.
+    #[must_use]
+    pub fn is_member(&self, peer: &PeerId) -> bool {
+        self.members.contains_key(peer)
+    }
+
     fn told_mut(&mut self, peer: &PeerId) -> Option<&mut Told> {
         self.members.get_mut(peer).or_else(|| self.edges.get_mut(peer))
     }

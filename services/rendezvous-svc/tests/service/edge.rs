@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use p2psb_proto::error::{Reason, reason_of};
 use p2psb_proto::model::PeerId;
 use p2psb_proto::model::presence::PresenceState;
+use p2psb_proto::model::proof::{ProofRole, Transcript};
 use p2psb_proto::wire::common::v1::LiveProof;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::bridge_answer::Answer;
@@ -15,7 +16,7 @@ use p2psb_rendezvous_svc::config::BridgeRole;
 use crate::bridge::member;
 use crate::harness::{TestServer, eventually, reason};
 use crate::member::{KeyFile, RawLink};
-use crate::peer::Peer;
+use crate::peer::{Peer, network};
 use crate::ring::{five, pages};
 use crate::watch::{Said, Watch};
 
@@ -178,25 +179,139 @@ fn statement(peer: &Peer, home: Option<PeerId>, proof: Option<LiveProof>) -> wir
     }
 }
 
+/// What an edge says of a peer that has a session with it.
+fn true_statement(edge: &Peer, peer: &Peer, state: PresenceState, revision: u64) -> wire::HomePresence {
+    let transcript = Transcript {
+        network: network(),
+        peer: peer.id(),
+        server: edge.id(),
+        client_nonce: [7; 32],
+        server_nonce: [8; 32],
+        session_seq: 1,
+    };
+    let proof = transcript.prove(ProofRole::SessionPeer, &Some([9; 32]), peer.identity.key());
+    wire::HomePresence { state: state as i32, revision, ..statement(peer, None, Some(proof)) }
+}
+
 #[tokio::test]
 async fn an_edge_is_believed_only_as_far_as_its_peers_signed() {
     let server = TestServer::start(|_| ()).await;
     let liar = Peer::new();
     let link = RawLink::dial_edge(&liar, server.connection().await).await.unwrap();
     let (victim, honest) = (Peer::new(), Peer::new());
+    link.records(vec![victim.record(1).to_wire(), honest.record(1).to_wire()]).await;
     let presence = vec![
         // Without the peer's word, with a proof of something else, and in the name of another home.
         statement(&victim, None, None),
         statement(&victim, None, Some(LiveProof::default())),
         statement(&victim, Some(server.id), None),
         statement(&victim, Some(Peer::new().id()), None),
+        true_statement(&honest, &victim, PresenceState::Online, 1),
+        true_statement(&liar, &honest, PresenceState::Online, 1),
     ];
-    let mut forged = victim.record(1).to_wire();
-    forged.payload = honest.record(1).to_wire().payload;
+    let mut forged = victim.record(2).to_wire();
+    forged.payload = honest.record(2).to_wire().payload;
     link.send(wire::BridgeBatch { records: vec![forged], presence, ..Default::default() }).await;
-    link.records(vec![honest.record(1).to_wire(), victim.record(2).to_wire()]).await;
-    eventually!("the last record arrived", server.state(&victim.id()).await.is_some());
+    server.knows(&honest.id(), PresenceState::Online).await;
     assert_eq!(server.state(&victim.id()).await, Some(PresenceState::Offline), "by its record alone");
+}
+
+#[tokio::test]
+async fn nothing_is_kept_of_a_proof_but_what_was_looked_at() {
+    let key = KeyFile::new();
+    let server = TestServer::start(member(&key, [])).await;
+    let other = TestServer::start(member(&key, [&server])).await;
+    eventually!("they are linked", server.links().await == 1);
+    let edge = Peer::new();
+    let link = RawLink::dial_edge(&edge, server.connection().await).await.unwrap();
+    let (stuffed, long, plain) = (Peer::new(), Peer::new(), Peer::new());
+    link.records([&stuffed, &long, &plain].map(|peer| peer.record(1).to_wire()).into()).await;
+    let said = |peer| true_statement(&edge, peer, PresenceState::Online, 1);
+    // What is not looked at may say anything, and does not go on.
+    let mut with_more = said(&stuffed);
+    with_more.session_proof.as_mut().unwrap().challenge = vec![1; 400_000].into();
+    link.send(wire::BridgeBatch { presence: vec![with_more.clone()], ..Default::default() }).await;
+    // Nor does it when the session is known already.
+    with_more.revision = 2;
+    with_more.state = PresenceState::Suspect as i32;
+    link.send(wire::BridgeBatch { presence: vec![with_more], ..Default::default() }).await;
+    let mut too_long = said(&long);
+    too_long.session_proof.as_mut().unwrap().proof.as_mut().unwrap().channel_binding = vec![1; 4000].into();
+    let presence = vec![too_long, said(&plain)];
+    link.send(wire::BridgeBatch { presence, ..Default::default() }).await;
+    for server in [&server, &other] {
+        server.knows(&plain.id(), PresenceState::Online).await;
+        server.knows(&stuffed.id(), PresenceState::Suspect).await;
+        server.knows(&long.id(), PresenceState::Offline).await;
+    }
+    assert_eq!(other.links().await, 1, "no message was too large for the link");
+}
+
+#[tokio::test]
+async fn an_edge_speaks_only_of_peers_whose_records_were_taken() {
+    let server = TestServer::start(|config| config.limits.records_per_ip = 1).await;
+    let edge = Peer::new();
+    let link = RawLink::dial_edge(&edge, server.connection().await).await.unwrap();
+    let (known, unknown) = (Peer::new(), Peer::new());
+    link.records(vec![known.record(1).to_wire(), unknown.record(1).to_wire()]).await;
+    let said = |peer| true_statement(&edge, peer, PresenceState::Online, 1);
+    let presence = vec![said(&unknown), said(&known)];
+    link.send(wire::BridgeBatch { presence, ..Default::default() }).await;
+    server.knows(&known.id(), PresenceState::Online).await;
+    assert_eq!(reason(server.locate(&unknown.id()).await), Reason::PeerUnknown);
+}
+
+#[tokio::test]
+async fn an_edge_tells_all_once_over_each_link() {
+    let server = TestServer::start(|_| ()).await;
+    let mut link = RawLink::dial_edge(&Peer::new(), server.connection().await).await.unwrap();
+    link.send(wire::BridgeBatch { begins: true, synced: true, ..Default::default() }).await;
+    let answer = link.ask_where(1, Peer::new().id()).await;
+    assert!(answer.answer.is_some(), "the link stands");
+    link.send(wire::BridgeBatch { synced: true, ..Default::default() }).await;
+    let ended = link.end().await.unwrap_err();
+    assert_eq!(reason_of(&ended), Some(Reason::UnexpectedMessage));
+}
+
+#[tokio::test]
+async fn an_edge_that_asks_and_does_not_read_is_answered_no_further() {
+    let server = TestServer::start(|_| ()).await;
+    let mut link = RawLink::dial_edge(&Peer::new(), server.connection().await).await.unwrap();
+    let stranger = Peer::new().id();
+    for number in 1..=2000 {
+        let question = Some(Question::Locate(stranger.to_wire()));
+        link.question_of(wire::BridgeQuestion { number, question }).await;
+    }
+    let (mut answered, mut refused) = (0, 0);
+    for _ in 1..=2000 {
+        match link.next_answer().await.answer {
+            Some(Answer::Unknown(_)) => answered += 1,
+            Some(Answer::Error(error)) if error.reason == Reason::LimitExceeded.as_str() => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(answered + refused, 2000, "each question has one answer");
+    assert!(answered >= 64);
+}
+
+#[tokio::test]
+async fn who_is_a_member_is_no_edge() {
+    let key = KeyFile::new();
+    let server = TestServer::start(member(&key, [])).await;
+    let both = Peer::new();
+    let mut edge = RawLink::dial_edge(&both, server.connection().await).await.unwrap();
+    let link = RawLink::dial(&both, server.connection().await, Some(key.bytes())).await.unwrap();
+    let ended = edge.end().await.unwrap_err();
+    assert_eq!(
+        reason_of(&ended),
+        Some(Reason::LinkDuplicate),
+        "a member takes the place of the edge that it was"
+    );
+    let refused = RawLink::dial_edge(&both, server.connection().await).await.unwrap_err();
+    assert_eq!(reason_of(&refused), Some(Reason::LinkDuplicate));
+    let peer = Peer::new();
+    link.records(vec![peer.record(1).to_wire()]).await;
+    server.knows(&peer.id(), PresenceState::Offline).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,135 @@
+//! What a member grants an edge. Anybody may be one, so everything that it costs is bounded.
+//!
+//! Promises: an edge has a place among those from its address for as long as its link lasts, and some seconds more, so that coming
+//! and going has a pace, too. Whatever it says costs time in proportion to the work that it makes, beyond a first burst; what it says
+//! meanwhile waits in its own buffers. As many questions as it may have under way it may have answers waiting.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use p2psb_proto::error::{Failure, Reason};
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::frame::Frame;
+use super::hearing;
+use crate::core::admission::LimitReached;
+use crate::core::members::Role;
+use crate::node::Node;
+use crate::records::Teller;
+
+/// Questions of an edge that may be under way, or answered and not read: its members ask owners for it.
+const QUESTIONS: usize = 64;
+/// So long takes each thing that an edge says, a record twice and more: 1000 a second. Signatures cost time.
+const PACE: Duration = Duration::from_millis(1);
+/// What it may say at once.
+const BURST: Duration = Duration::from_secs(4);
+/// So many bytes of records are one thing more: those with many services go to many owners.
+const RECORD_STEP: usize = 128;
+/// So long a place stays taken after its link.
+const COOLING: Duration = Duration::from_secs(5);
+/// An edge counts as having so many sessions at most: how long its loss is waited for follows from that.
+pub(super) const SESSIONS: u64 = 10_000;
+
+/// What is at the other end of a link.
+pub(super) enum OtherEnd {
+    /// A member: it is trusted to be asked.
+    Member,
+    /// An edge, which has a place among those that come from there.
+    Edge(EdgePlace),
+}
+
+impl OtherEnd {
+    pub(super) const fn role(&self) -> Role {
+        match self {
+            Self::Member => Role::Member,
+            Self::Edge(_) => Role::Edge,
+        }
+    }
+
+    pub(super) const fn teller(&self) -> Teller {
+        match self {
+            Self::Member => Teller::Member,
+            Self::Edge(place) => Teller::Edge(place.from),
+        }
+    }
+
+    /// Waits until there is time for what was said.
+    pub(super) async fn pace(&self, frame: &Frame) -> Result<(), Failure> {
+        let Self::Edge(place) = self else { return Ok(()) };
+        if let Frame::Batch(batch) = frame
+            && (batch.begins && place.began.swap(true, Ordering::Relaxed)
+                || batch.synced && place.synced.swap(true, Ordering::Relaxed))
+        {
+            let text = "an edge tells all of its peers once over each link";
+            return Err(Failure::new(Reason::UnexpectedMessage, text));
+        }
+        place.spend(cost(frame)).await;
+        Ok(())
+    }
+}
+
+/// How many things are said.
+fn cost(frame: &Frame) -> usize {
+    let Frame::Batch(batch) = frame else { return 1 };
+    let records = batch.records.iter().map(|record| record.encoded_len() / RECORD_STEP);
+    1 + hearing::size(batch) + records.sum::<usize>()
+}
+
+/// A place among the edges, given back some time after it was dropped.
+pub(super) struct EdgePlace {
+    node: Arc<Node>,
+    from: Option<IpAddr>,
+    /// Its questions that may be under way.
+    pub(super) questions: Arc<Semaphore>,
+    /// Up to when the time for what it said is spent.
+    spent: Mutex<Instant>,
+    began: AtomicBool,
+    synced: AtomicBool,
+}
+
+impl EdgePlace {
+    /// Takes one.
+    pub(super) fn take(node: &Arc<Node>, from: Option<IpAddr>) -> Result<Self, LimitReached> {
+        node.edges.lock().enter(from)?;
+        Ok(Self {
+            node: Arc::clone(node),
+            from,
+            questions: Arc::new(Semaphore::new(QUESTIONS)),
+            spent: Mutex::new(Instant::now()),
+            began: AtomicBool::new(false),
+            synced: AtomicBool::new(false),
+        })
+    }
+
+    async fn spend(&self, things: usize) {
+        let things = u32::try_from(things).unwrap_or(u32::MAX);
+        let (now, until) = {
+            let (mut spent, now) = (self.spent.lock(), Instant::now());
+            let from = now.checked_sub(BURST).map_or(*spent, |burst| spent.max(burst));
+            *spent = from + PACE.saturating_mul(things);
+            (now, *spent)
+        };
+        if until > now {
+            sleep_until(until).await;
+        }
+    }
+}
+
+impl Drop for EdgePlace {
+    fn drop(&mut self) {
+        let (node, from) = (Arc::clone(&self.node), self.from);
+        match Handle::try_current() {
+            Ok(handle) => drop(handle.spawn(async move {
+                sleep(COOLING).await;
+                node.edges.lock().leave(from);
+            })),
+            Err(_) => node.edges.lock().leave(from),
+        }
+    }
+}
