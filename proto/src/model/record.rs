@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use prost::{Message, encoding};
 
 use super::digest::{Digest, framed};
@@ -240,8 +240,10 @@ pub struct Packed {
 /// The payload began with the id of the network, which was left out.
 const HAS_NETWORK: u8 = 0x80;
 const SIGNATURE_BYTES: usize = 64;
-/// What is to be added to a packed record, at most: fields 1 to 3, key and network, tags and lengths.
-const BESIDE_PAYLOAD: usize = 6 + 34 + 34 + 4 + 4;
+/// The field with the network: tag, length, id.
+const NETWORK_FIELD: usize = 2 + 32;
+/// What an encoded record has beside its payload and the length of that: fields 1 to 3, key and signature, all tags.
+const BESIDE_PAYLOAD: usize = 6 + 34 + 1 + 2 + SIGNATURE_BYTES;
 
 impl Packed {
     pub(crate) fn of<T: Payload>(signed: &Signed<T>, network: &NetworkId) -> Self {
@@ -257,18 +259,31 @@ impl Packed {
     /// The encoded record, byte for byte.
     #[must_use]
     pub fn encoded(&self, key: &PublicKey, network: &NetworkId) -> Bytes {
+        let mut to = BytesMut::with_capacity(self.encoded_len());
+        self.encode(key, network, &mut to);
+        to.freeze()
+    }
+
+    /// How long the encoded record is.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        let (_, payload, _) = self.parts(&[0; NETWORK_FIELD]);
+        let payload: usize = payload.iter().map(|part| part.len()).sum();
+        BESIDE_PAYLOAD + encoding::encoded_len_varint(payload as u64) + payload
+    }
+
+    /// Appends the encoded record, byte for byte.
+    pub fn encode(&self, key: &PublicKey, network: &NetworkId, to: &mut impl BufMut) {
         let field = network_field(network);
         let (kind, payload, signature) = self.parts(&field);
-        let mut to = BytesMut::with_capacity(self.bytes.len() + BESIDE_PAYLOAD);
-        encoding::uint32::encode(1, &FORMAT, &mut to);
-        encoding::int32::encode(2, &kind, &mut to);
-        encoding::int32::encode(3, &(PublicKey::ALGORITHM as i32), &mut to);
+        encoding::uint32::encode(1, &FORMAT, to);
+        encoding::int32::encode(2, &kind, to);
+        encoding::int32::encode(3, &(PublicKey::ALGORITHM as i32), to);
         for (tag, parts) in [(4, [key.as_bytes().as_slice(), &[]]), (5, payload), (6, [signature, &[]])] {
-            encoding::encode_key(tag, encoding::WireType::LengthDelimited, &mut to);
-            encoding::encode_varint(parts.iter().map(|part| part.len() as u64).sum(), &mut to);
-            parts.iter().for_each(|part| to.extend_from_slice(part));
+            encoding::encode_key(tag, encoding::WireType::LengthDelimited, to);
+            encoding::encode_varint(parts.iter().map(|part| part.len() as u64).sum(), to);
+            parts.iter().for_each(|part| to.put_slice(part));
         }
-        to.freeze()
     }
 
     /// The digest of everything that was signed.
@@ -290,8 +305,8 @@ impl Packed {
 }
 
 /// How the payload of a record begins that names its network first.
-fn network_field(network: &NetworkId) -> [u8; 34] {
-    let mut field = [0x0a; 34];
+fn network_field(network: &NetworkId) -> [u8; NETWORK_FIELD] {
+    let mut field = [0x0a; NETWORK_FIELD];
     let [_, length, id @ ..] = &mut field;
     *length = 32;
     id.copy_from_slice(network.as_bytes());

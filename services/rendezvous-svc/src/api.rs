@@ -9,5 +9,6 @@ pub(crate) mod status;
 mod watch;
 
 pub(crate) use bridge::Bridge;
+pub(crate) use locate_stream::Located;
 pub(crate) use query::locate_at_once;
 pub(crate) use rendezvous::Rendezvous;

@@ -2,15 +2,15 @@
 
 use std::error::Error as _;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::PeerStatement;
 use p2psb_proto::wire::common::v1::{LocatedPeer, Presence, SignedRecord};
-use prost::Message as _;
+use prost::{Message as _, encoding};
 use tonic::{Code, Status};
 
-use crate::core::directory::Located;
-use crate::core::table::Item;
+use crate::core::directory::{Located, Stored};
+use crate::core::table::{Entry, Item};
 
 /// A verified statement, ready for the table.
 pub(crate) fn item(statement: &PeerStatement) -> Item {
@@ -28,32 +28,73 @@ pub(crate) fn located(found: &Located) -> Result<LocatedPeer, Failure> {
     Ok(LocatedPeer { record: Some(signed(&found.bytes)?), presence: Some(found.presence.to_wire()) })
 }
 
-/// A peer that was found, on its way out: a `LocatedPeer` whose record goes out as it is stored. Bytes and messages look alike
-/// on the wire.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub(crate) struct StoredPeer {
-    #[prost(bytes = "bytes", tag = "1")]
-    record: Bytes,
-    #[prost(message, optional, tag = "2")]
-    presence: Option<Presence>,
+/// A peer that was found, on its way out: a `LocatedPeer` whose record goes out as it is stored.
+pub(crate) struct StoredPeer<'a> {
+    record: Record<'a>,
+    presence: Presence,
 }
 
-/// The same as a `LocateResponse`.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub(crate) struct StoredAnswer {
-    #[prost(message, optional, tag = "1")]
-    peer: Option<StoredPeer>,
+enum Record<'a> {
+    InTable(Entry<'a>),
+    Encoded(&'a [u8]),
 }
 
-impl From<Located> for StoredPeer {
-    fn from(found: Located) -> Self {
-        Self { record: found.bytes, presence: Some(found.presence.to_wire()) }
+/// Of a `LocatedPeer`.
+const RECORD: u32 = 1;
+const PRESENCE: u32 = 2;
+
+impl StoredPeer<'_> {
+    /// How long it is as the field `tag` of an answer.
+    pub(crate) fn field_len(&self, tag: u32) -> usize {
+        field_len(tag, self.encoded_len())
+    }
+
+    /// Appends it as the field `tag` of an answer.
+    pub(crate) fn put_field(&self, tag: u32, to: &mut impl BufMut) {
+        put_key(tag, self.encoded_len(), to);
+        put_key(RECORD, self.record.encoded_len(), to);
+        match &self.record {
+            Record::InTable(entry) => entry.encode(to),
+            Record::Encoded(bytes) => to.put_slice(bytes),
+        }
+        encoding::message::encode(PRESENCE, &self.presence, to);
+    }
+
+    fn encoded_len(&self) -> usize {
+        let presence = encoding::message::encoded_len(PRESENCE, &self.presence);
+        field_len(RECORD, self.record.encoded_len()) + presence
     }
 }
 
-impl From<Located> for StoredAnswer {
-    fn from(found: Located) -> Self {
-        Self { peer: Some(found.into()) }
+impl Record<'_> {
+    fn encoded_len(&self) -> usize {
+        match self {
+            Self::InTable(entry) => entry.encoded_len(),
+            Self::Encoded(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// How long a field is that has so many bytes, with its tag and their number.
+fn field_len(tag: u32, bytes: usize) -> usize {
+    encoding::key_len(tag) + encoding::encoded_len_varint(bytes as u64) + bytes
+}
+
+/// Appends what stands before the bytes of a field.
+fn put_key(tag: u32, bytes: usize, to: &mut impl BufMut) {
+    encoding::encode_key(tag, encoding::WireType::LengthDelimited, to);
+    encoding::encode_varint(bytes as u64, to);
+}
+
+impl<'a> From<Stored<'a>> for StoredPeer<'a> {
+    fn from(found: Stored<'a>) -> Self {
+        Self { record: Record::InTable(found.entry), presence: found.presence.to_wire() }
+    }
+}
+
+impl<'a> From<&'a Located> for StoredPeer<'a> {
+    fn from(found: &'a Located) -> Self {
+        Self { record: Record::Encoded(&found.bytes), presence: found.presence.to_wire() }
     }
 }
 
@@ -84,7 +125,9 @@ mod tests {
     use p2psb_proto::wire::rendezvous::v1::LocateResponse;
 
     use super::*;
-    use crate::core::testing::{T0, peer, record};
+    use crate::core::ledger::Bringer;
+    use crate::core::table::Table;
+    use crate::core::testing::{T0, peer, record, shares};
 
     #[test]
     fn what_is_answered_from_stored_bytes_is_what_the_contract_says() {
@@ -96,10 +139,17 @@ mod tests {
                 source: PresenceSource::Session,
                 home,
             };
+            let mut table = Table::new(shares(9), shares(9));
+            table.offer(item(&record(1, 1, &["chat"])), Bringer::Own, T0).unwrap();
             let bytes = record(1, 1, &["chat"]).to_wire().encode_to_vec().into();
-            let found = Located { peer: peer(1), bytes, presence };
-            let contract = LocateResponse { peer: Some(located(&found).unwrap()) };
-            assert_eq!(StoredAnswer::from(found).encode_to_vec(), contract.encode_to_vec());
+            let found = Located { peer: peer(1), bytes, presence: presence.clone() };
+            let contract = LocateResponse { peer: Some(located(&found).unwrap()) }.encode_to_vec();
+            let stored = Stored { entry: table.valid(&peer(1), T0).unwrap(), presence };
+            for stored in [StoredPeer::from(&found), StoredPeer::from(stored)] {
+                let mut answer = Vec::new();
+                stored.put_field(1, &mut answer);
+                assert_eq!((stored.field_len(1), answer), (contract.len(), contract.clone()));
+            }
         }
     }
 }

@@ -12,14 +12,14 @@ use p2psb_proto::model::{Address, AddressKind, PeerId, Transport, UnixMillis, li
 use p2psb_proto::wire::DESCRIPTORS;
 use p2psb_proto::wire::rendezvous::v1::bridge_service_server::BridgeServiceServer;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_server::RendezvousServiceServer;
-use p2psb_runtime::serve::{ApiError, Listener, Prompt, serve};
+use p2psb_runtime::serve::{ApiError, Conversing, Listener, Prompt, serve};
 use p2psb_runtime::{Api, Flags, Running, ServeOptions, Service, Status, telemetry};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::api::{self, Rendezvous, locate_at_once};
+use crate::api::{self, Located, Rendezvous, locate_at_once};
 use crate::backbone::dial::Work;
 use crate::backbone::hub::Hub;
 use crate::backbone::trust::Trust;
@@ -148,7 +148,9 @@ impl Service for Server {
         let rendezvous = RendezvousServiceServer::new(Rendezvous(Arc::clone(&node)))
             .max_decoding_message_size(REQUEST_BYTES)
             .max_encoding_message_size(limits::MESSAGE_BYTES);
-        let known = Arc::clone(&node);
+        let (known, all) = (Arc::clone(&node), Arc::clone(&node));
+        let rendezvous =
+            Conversing::new(rendezvous, "LocateStream", REQUEST_BYTES, move || Located::by(&all));
         let api = Api::new(&[DESCRIPTORS])
             .add_service(Prompt::new(rendezvous, "Locate", move |request| locate_at_once(&known, request)))
             .add_service(

@@ -1,48 +1,85 @@
-//! `LocateStream`: many lookups over one stream. Those that the owners have to be asked for are under way at once, up to a bound;
-//! a caller that does not read its answers holds up its own requests, by the flow control of HTTP/2.
+//! `LocateStream`: many lookups over one stream. What is known here is answered at once, together with all that was asked meanwhile;
+//! for the rest the owners are asked. A caller that does not read its answers holds up its own requests, by the flow control of
+//! HTTP/2.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use futures::stream::{self, BoxStream, StreamExt as _};
-use p2psb_proto::error::Failure;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use p2psb_proto::model::PeerId;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::locate_stream_response::Result as Answer;
-use tonic::{Status, Streaming};
+use p2psb_runtime::serve::{Answers, Framed, Later, Requests};
+use prost::Message as _;
+use prost::encoding::uint64;
+use tonic::Status;
 
 use super::query;
 use super::status::draining;
 use crate::node::Node;
 
-/// Lookups of one stream that are under way at once.
-const UNDER_WAY: usize = 64;
+/// Of a `LocateStreamResponse`.
+const NUMBER: u32 = 1;
+const PEER: u32 = 2;
 
-/// The answers.
-pub(super) type Outgoing = BoxStream<'static, Result<wire::LocateStreamResponse, Status>>;
-
-/// Answers every request until the caller ends the stream, or this server drains.
-pub(super) fn locate_all(
-    node: &Arc<Node>,
-    inbound: Streaming<wire::LocateStreamRequest>,
-) -> Result<Outgoing, Failure> {
-    if node.drain.has_begun() {
-        return Err(draining());
-    }
-    let (answering, until, drain) = (Arc::clone(node), node.drain.clone(), node.drain.clone());
-    let answers = inbound.map(move |request| answer(Arc::clone(&answering), request));
-    let answers = answers.buffer_unordered(UNDER_WAY);
-    let last_word = async move { drain.has_begun().then(|| Err(draining().into())) };
-    let last_word = stream::once(last_word).filter_map(std::future::ready);
-    Ok(answers.take_until(async move { until.begun().await }).chain(last_word).boxed())
+/// Answers the requests of one stream, until the caller ends it or this server drains.
+pub(crate) struct Located {
+    node: Arc<Node>,
+    drained: BoxFuture<'static, ()>,
 }
 
-async fn answer(
-    node: Arc<Node>,
-    request: Result<wire::LocateStreamRequest, Status>,
-) -> Result<wire::LocateStreamResponse, Status> {
-    let request = request?;
+impl Located {
+    pub(crate) fn by(node: &Arc<Node>) -> Self {
+        let drain = node.drain.clone();
+        Self { node: Arc::clone(node), drained: async move { drain.begun().await }.boxed() }
+    }
+}
+
+impl Answers for Located {
+    type Message = wire::LocateStreamResponse;
+    type Later = BoxFuture<'static, wire::LocateStreamResponse>;
+
+    fn answer(
+        &mut self,
+        requests: &mut Requests,
+        to: &mut Framed,
+        later: &mut Later<Self::Later>,
+    ) -> Result<(), Status> {
+        let (now, directory) = (self.node.now(), self.node.directory.read());
+        while !to.is_full() && later.has_room() {
+            let Some(request) = requests.next() else { break };
+            let request = wire::LocateStreamRequest::decode(request?);
+            let request = request.map_err(|error| Status::internal(error.to_string()))?;
+            let number = request.number;
+            let is_found = PeerId::from_slice(&request.peer_id).is_ok_and(|peer| {
+                query::at_once(&self.node, &directory, &peer, now, |found| {
+                    let length = if number == 0 { 0 } else { uint64::encoded_len(NUMBER, &number) };
+                    to.put(length + found.field_len(PEER), |to| {
+                        if number != 0 {
+                            uint64::encode(NUMBER, &number, to);
+                        }
+                        found.put_field(PEER, to);
+                    });
+                })
+            });
+            if !is_found {
+                later.push(answer(Arc::clone(&self.node), request).boxed());
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Status> {
+        self.drained.poll_unpin(cx).map(|()| draining().into())
+    }
+}
+
+/// The answer to one request, whoever has to be asked.
+async fn answer(node: Arc<Node>, request: wire::LocateStreamRequest) -> wire::LocateStreamResponse {
     let result = match query::located(&node, &request.peer_id).await {
         Ok(peer) => Answer::Peer(peer),
         Err(failure) => Answer::Error(failure.into()),
     };
-    Ok(wire::LocateStreamResponse { number: request.number, result: Some(result) })
+    wire::LocateStreamResponse { number: request.number, result: Some(result) }
 }

@@ -8,12 +8,14 @@ use p2psb_proto::model::presence::page_size;
 use p2psb_proto::model::{PeerId, ServiceQuery, limits};
 use p2psb_proto::wire::common::v1::LocatedPeer;
 use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_runtime::serve::Framed;
 use prost::Message as _;
 
 use super::status::not_an_id;
 use crate::backbone::{asking, finding};
-use crate::convert::{self, StoredAnswer};
-use crate::core::directory::{PageLimits, Query};
+use crate::convert::{self, StoredPeer};
+use crate::core::Now;
+use crate::core::directory::{Directory, PageLimits, Query};
 use crate::core::page::Cursor;
 use crate::node::Node;
 
@@ -31,23 +33,43 @@ pub(super) async fn locate(
 }
 
 /// The answer to an encoded request, if nobody else has to be asked. Anything else is for [`locate`].
-pub(crate) fn locate_at_once(node: &Node, request: Bytes) -> Option<StoredAnswer> {
+pub(crate) fn locate_at_once(node: &Node, request: Bytes) -> Option<Framed> {
     let request = wire::LocateRequest::decode(request).ok()?;
     let peer = PeerId::from_slice(&request.peer_id).ok()?;
-    let now = node.now();
-    let here = node.directory.read().locate_here(&peer, now);
-    here.or_else(|| asking::look(node, &peer).settled()).map(StoredAnswer::from)
+    let mut answer = Framed::default();
+    let is_found = at_once(node, &node.directory.read(), &peer, node.now(), |found| {
+        answer.put(found.field_len(PEER), |to| found.put_field(PEER, to));
+    });
+    is_found.then_some(answer)
+}
+
+/// Of a `LocateResponse`.
+const PEER: u32 = 1;
+
+/// Gives `to` the peer, if nobody else has to be asked; else returns `false`.
+pub(super) fn at_once(
+    node: &Node,
+    directory: &Directory,
+    peer: &PeerId,
+    now: Now,
+    to: impl FnOnce(&StoredPeer<'_>),
+) -> bool {
+    if let Some(here) = directory.locate_here(peer, now) {
+        to(&StoredPeer::from(here));
+        return true;
+    }
+    let known = asking::look(node, directory, peer, now);
+    known.settled().map(|found| to(&StoredPeer::from(found))).is_some()
 }
 
 /// The peer of this id: from memory, or from its owners.
 pub(super) async fn located(node: &Arc<Node>, peer_id: &[u8]) -> Result<LocatedPeer, Failure> {
     let peer = PeerId::from_slice(peer_id).map_err(|error| not_an_id("peer_id", &error))?;
-    let known = asking::look(node, &peer);
-    let found = match known.settled() {
-        Some(found) => found,
-        None => asking::ask(node, peer, known).await?,
-    };
-    convert::located(&found)
+    let known = asking::look(node, &node.directory.read(), &peer, node.now());
+    if let Some(found) = known.settled() {
+        return convert::located(found);
+    }
+    convert::located(&asking::ask(node, peer, known).await?)
 }
 
 /// Which peers provide this service?

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use futures::stream::Empty;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::rendezvous_service_server::RendezvousService;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{locate_stream, query, register, watch};
+use super::{query, register, watch};
 use crate::node::{Caller, Node};
 use crate::sessions;
 
@@ -16,7 +17,7 @@ pub(crate) struct Rendezvous(pub(crate) Arc<Node>);
 #[tonic::async_trait]
 impl RendezvousService for Rendezvous {
     type ConnectStream = sessions::Outgoing;
-    type LocateStreamStream = locate_stream::Outgoing;
+    type LocateStreamStream = Empty<Result<wire::LocateStreamResponse, Status>>;
     type WatchPresenceStream = watch::Outgoing;
 
     async fn connect(
@@ -60,9 +61,10 @@ impl RendezvousService for Rendezvous {
 
     async fn locate_stream(
         &self,
-        request: Request<Streaming<wire::LocateStreamRequest>>,
+        _: Request<Streaming<wire::LocateStreamRequest>>,
     ) -> Result<Response<Self::LocateStreamStream>, Status> {
-        Ok(Response::new(locate_stream::locate_all(&self.0, request.into_inner())?))
+        // See [`Located`](super::locate_stream::Located): here are only requests in an encoding that tonic refuses before.
+        Err(Status::unimplemented("requests are not to be compressed"))
     }
 
     async fn watch_presence(

@@ -21,7 +21,8 @@ use super::frame::Frame;
 use super::mailbox::Mailbox;
 use super::{finding, stating};
 use crate::convert;
-use crate::core::directory::{Located, NotLocated};
+use crate::core::Now;
+use crate::core::directory::{Directory, Located, NotLocated};
 use crate::core::lookup::{Answer, Lookup, Outcome, Patience, Step};
 use crate::core::members::Role;
 use crate::core::placement::Key;
@@ -92,22 +93,18 @@ pub(crate) struct Known {
 }
 
 /// What this server itself knows of a peer; what it is worth depends on who owns it.
-pub(crate) fn look(node: &Node, peer: &PeerId) -> Known {
-    let (now, key) = (node.now(), Key::peer(peer));
-    let (found, seq, by_home, is_here) = {
-        let directory = node.directory.read();
-        let found = directory.locate(peer, now);
-        let seq = directory.table.seq(peer).unwrap_or_default();
-        (found, seq, directory.is_spoken_of(peer, now), directory.is_here(peer, now))
-    };
-    let counts = is_here || node.hub.bridge.lock().knows(peer, key);
+pub(crate) fn look(node: &Node, directory: &Directory, peer: &PeerId, now: Now) -> Known {
+    let (found, key) = (directory.locate(peer, now), Key::peer(peer));
+    let seq = directory.table.seq(peer).unwrap_or_default();
+    let by_home = directory.is_spoken_of(peer, now);
+    let counts = directory.is_here(peer, now) || node.hub.bridge.lock().knows(peer, key);
     Known { key, found, seq, by_home, counts }
 }
 
 impl Known {
     /// The answer, if nobody else has to be asked.
-    pub(crate) fn settled(&self) -> Option<Located> {
-        self.found.as_ref().ok().filter(|_| self.counts && self.by_home).cloned()
+    pub(crate) fn settled(&self) -> Option<&Located> {
+        self.found.as_ref().ok().filter(|_| self.counts && self.by_home)
     }
 }
 
@@ -271,7 +268,7 @@ pub(super) fn answer_edge(
 }
 
 async fn locate_for_edge(node: &Arc<Node>, peer: PeerId) -> Arm {
-    let known = look(node, &peer);
+    let known = look(node, &node.directory.read(), &peer, node.now());
     if known.settled().is_some() {
         return locate(node, &peer);
     }

@@ -75,6 +75,15 @@ pub struct Located {
     pub presence: Answer,
 }
 
+/// The same, as it lies in the table.
+#[derive(Clone, Debug)]
+pub struct Stored<'a> {
+    /// Its record.
+    pub entry: Entry<'a>,
+    /// Whether it is there.
+    pub presence: Answer,
+}
+
 /// A peer that is watched, as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
@@ -181,9 +190,10 @@ impl Directory {
 
     /// Where is this peer, if it is here, so that nobody knows better?
     #[must_use]
-    pub fn locate_here(&self, peer: &PeerId, now: Now) -> Option<Located> {
+    pub fn locate_here(&self, peer: &PeerId, now: Now) -> Option<Stored<'_>> {
         let entry = self.table.valid(peer, now.wall)?;
-        self.is_here_at(Some(entry.slot()), peer, now).then(|| self.located(peer, entry, now))
+        let is_here = self.is_here_at(Some(entry.slot()), peer, now);
+        is_here.then(|| Stored { entry, presence: self.presence_of(peer, entry, now) })
     }
 
     /// Where is this peer, and until when is that sure to be so if nothing happens?

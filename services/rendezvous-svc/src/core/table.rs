@@ -19,7 +19,7 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use p2psb_proto::model::limits::{CLOCK_SKEW, RECORD_LIFETIME, SERVICE_PROVIDERS, WITHDRAWAL_GRACE};
 use p2psb_proto::model::{Digest, NetworkId, Packed, PeerId, PeerStatement, UnixMillis};
 
@@ -220,6 +220,17 @@ impl Entry<'_> {
     #[must_use]
     pub fn bytes(&self) -> Bytes {
         self.stated.packed.encoded(self.peer.key(), self.network)
+    }
+
+    /// How long the wire form is.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        self.stated.packed.encoded_len()
+    }
+
+    /// Appends the wire form.
+    pub fn encode(&self, to: &mut impl BufMut) {
+        self.stated.packed.encode(self.peer.key(), self.network, to);
     }
 
     /// When it was signed.

@@ -48,6 +48,8 @@ async fn many_are_located_over_one_stream_and_one_that_is_unknown_does_not_end_i
             Answer::Error(error) => (answer.number, false, error.reason),
         });
     }
+    // They come in any order.
+    told.sort_unstable();
     let error = |number, reason: &str| (number, false, reason.to_owned());
     let found = |number| (number, true, String::new());
     assert_eq!(

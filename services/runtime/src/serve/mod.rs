@@ -7,8 +7,10 @@
 
 mod answers;
 mod api;
+mod conversation;
 mod door;
 mod drain;
+mod framed;
 mod http2;
 mod io;
 mod listener;
@@ -32,8 +34,10 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 pub use answers::Arrived;
 pub use api::{Api, ApiError, GrpcService};
+pub use conversation::{Answers, Conversing, Later};
 pub use door::Admitted;
 pub use drain::Drain;
+pub use framed::{Framed, Requests};
 pub use http2::Http2Config;
 pub use io::Gathered;
 pub use listener::{BACKLOG, Listener};

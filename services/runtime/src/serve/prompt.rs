@@ -3,27 +3,23 @@
 //! What tonic does for every call, so that it may stream, wait and compress, costs more than a look into a table. Promise: a
 //! caller can't tell the difference; whatever is out of the ordinary goes to the service itself, as it came.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
-use futures::future::BoxFuture;
+use bytes::Bytes;
+use futures::future::{BoxFuture, Either, Ready};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use hyper::body::{Body as _, Frame};
-use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
 use super::api::GrpcService;
-
-/// What stands before a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
+use super::framed::{Framed, only_message};
 
 /// A service of which one unary method may be answered at once, by a function.
 #[derive(Debug)]
@@ -50,68 +46,77 @@ impl<S: NamedService, F> NamedService for Prompt<S, F> {
     const NAME: &'static str = S::NAME;
 }
 
-impl<S, F, M> Service<Request<Body>> for Prompt<S, F>
+impl<S, F> Service<Request<Body>> for Prompt<S, F>
 where
     S: GrpcService + NamedService,
-    F: Fn(Bytes) -> Option<M> + Send + Sync + 'static,
-    M: Message,
+    F: Fn(Bytes) -> Option<Framed> + Send + Sync + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+    type Future = Either<
+        Ready<Result<Response<Body>, Infallible>>,
+        BoxFuture<'static, Result<Response<Body>, Infallible>>,
+    >;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.service.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let method = request.uri().path().rsplit('/').next();
-        if method != Some(self.method) || request.headers().contains_key("grpc-encoding") {
-            return Box::pin(self.service.call(request));
+        if !is_of(self.method, &request) {
+            return Either::Right(Box::pin(self.service.call(request)));
+        }
+        let (parts, body) = request.into_parts();
+        let mut heard = Heard { first: None, second: None, rest: body };
+        // What a client says in one breath is here already: nothing has to be kept for later.
+        let at_once = heard.poll_message(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(Some(message)) = &at_once
+            && let Some(answer) = (*self.answer)(message.clone())
+        {
+            return Either::Left(futures::future::ready(Ok(answered(answer))));
         }
         let (mut service, answer) = (self.service.clone(), Arc::clone(&self.answer));
-        Box::pin(async move {
-            let (parts, body) = request.into_parts();
-            let mut heard = Heard { frames: VecDeque::new(), rest: body };
-            match heard.message().await.and_then(|message| (*answer)(message)) {
-                Some(message) => Ok(answered(&message)),
-                None => service.call(Request::from_parts(parts, Body::new(heard))).await,
+        Either::Right(Box::pin(async move {
+            if at_once.is_pending()
+                && let Some(message) = poll_fn(|cx| heard.poll_message(cx)).await
+                && let Some(answer) = (*answer)(message)
+            {
+                return Ok(answered(answer));
             }
-        })
+            service.call(Request::from_parts(parts, Body::new(heard))).await
+        }))
     }
+}
+
+/// Whether this is a call of the method, and nothing about it is out of the ordinary.
+pub(super) fn is_of(method: &str, request: &Request<Body>) -> bool {
+    let called = request.uri().path().rsplit('/').next();
+    let is_plain = request.headers().get("grpc-encoding").is_none_or(|encoding| encoding == "identity");
+    called == Some(method) && is_plain
 }
 
 /// A request of which the beginning was looked at; as a body it is the whole request.
 struct Heard {
-    frames: VecDeque<Result<Frame<Bytes>, Status>>,
+    first: Option<Result<Frame<Bytes>, Status>>,
+    second: Option<Result<Frame<Bytes>, Status>>,
     rest: Body,
 }
 
 impl Heard {
-    /// The message, if the request is nothing but one, which came in one piece.
-    async fn message(&mut self) -> Option<Bytes> {
-        let first = self.look().await?;
-        let message = message_in(first.as_ref().ok()?.data_ref()?);
-        self.frames.push_back(first);
-        if !self.rest.is_end_stream()
-            && let Some(more) = self.look().await
-        {
-            self.frames.push_back(more);
-            return None;
+    /// The message, if the request is nothing but one, which came in one piece. Not to be asked again after that.
+    fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.first.is_none() {
+            self.first = ready!(Pin::new(&mut self.rest).poll_frame(cx));
         }
-        message
+        if !self.rest.is_end_stream() {
+            self.second = ready!(Pin::new(&mut self.rest).poll_frame(cx));
+        }
+        let data = match (&self.first, &self.second) {
+            (Some(Ok(first)), None) => first.data_ref(),
+            _ => None,
+        };
+        Poll::Ready(data.and_then(only_message))
     }
-
-    async fn look(&mut self) -> Option<Result<Frame<Bytes>, Status>> {
-        poll_fn(|cx| Pin::new(&mut self.rest).poll_frame(cx)).await
-    }
-}
-
-fn message_in(data: &Bytes) -> Option<Bytes> {
-    let (prefix, message) = data.split_first_chunk::<PREFIX>()?;
-    let [compressed, length @ ..] = *prefix;
-    let is_whole = u32::from_be_bytes(length) as usize == message.len();
-    (compressed == 0 && is_whole).then(|| data.slice_ref(message))
 }
 
 impl hyper::body::Body for Heard {
@@ -122,26 +127,27 @@ impl hyper::body::Body for Heard {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        match self.frames.pop_front() {
+        let this = &mut *self;
+        match this.first.take().or_else(|| this.second.take()) {
             Some(frame) => Poll::Ready(Some(frame)),
-            None => Pin::new(&mut self.rest).poll_frame(cx),
+            None => Pin::new(&mut this.rest).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.frames.is_empty() && self.rest.is_end_stream()
+        self.first.is_none() && self.second.is_none() && self.rest.is_end_stream()
     }
 }
 
-fn answered(message: &impl Message) -> Response<Body> {
-    let length = message.encoded_len();
-    let mut data = BytesMut::with_capacity(PREFIX + length);
-    data.put_u8(0);
-    data.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    message.encode_raw(&mut data);
-    let mut response = Response::new(Body::new(Answer::Message(data.freeze())));
+/// The beginning of an answer with this body.
+pub(super) fn answer_head(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
+}
+
+fn answered(answer: Framed) -> Response<Body> {
+    answer_head(Body::new(Answer::Message(answer.into_bytes())))
 }
 
 /// What is still to be sent of an answer.
@@ -179,6 +185,8 @@ impl hyper::body::Body for Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
 
     /// A service that answers with what it was asked.
@@ -203,11 +211,45 @@ mod tests {
         }
     }
 
-    async fn called(method: &str, pieces: &[&'static [u8]]) -> (Vec<u8>, Option<HeaderMap>) {
-        let mut prompt =
-            Prompt::new(Echo, "Ask", |request: Bytes| (request == "ok").then(|| "yes".to_owned()));
-        let frames = pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece)))).collect();
-        let body = Body::new(Heard { frames, rest: Body::empty() });
+    /// A request that comes in pieces; each has to be waited for if it is slow.
+    struct Pieces {
+        pieces: VecDeque<&'static [u8]>,
+        is_slow: bool,
+        has_come: bool,
+    }
+
+    impl hyper::body::Body for Pieces {
+        type Data = Bytes;
+        type Error = Status;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+            self.has_come = !self.has_come;
+            if self.is_slow && self.has_come {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(self.pieces.pop_front().map(|piece| Ok(Frame::data(Bytes::from_static(piece)))))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            !self.is_slow && self.pieces.is_empty()
+        }
+    }
+
+    async fn called(
+        method: &str,
+        pieces: &[&'static [u8]],
+        is_slow: bool,
+    ) -> (Vec<u8>, Option<HeaderMap>) {
+        let mut prompt = Prompt::new(Echo, "Ask", |request: Bytes| {
+            let mut answer = Framed::default();
+            answer.put_message(&"yes".to_owned());
+            (request == "ok").then_some(answer)
+        });
+        let body = Body::new(Pieces { pieces: pieces.iter().copied().collect(), is_slow, has_come: false });
         let request = Request::builder().uri(format!("/sample.Sample/{method}")).body(body).unwrap();
         let mut body = prompt.call(request).await.unwrap().into_body();
         let (mut heard, mut trailers) = (Vec::new(), None);
@@ -221,10 +263,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_in_one_piece_is_answered_at_once() {
-        let (heard, trailers) = called("Ask", &[b"\0\0\0\0\x02ok"]).await;
-        assert_eq!(heard, b"\0\0\0\0\x05\x0a\x03yes");
-        assert_eq!(trailers.unwrap()["grpc-status"], "0");
+    async fn a_request_in_one_piece_is_answered_at_once_or_when_it_has_come() {
+        for is_slow in [false, true] {
+            let (heard, trailers) = called("Ask", &[b"\0\0\0\0\x02ok"], is_slow).await;
+            assert_eq!(heard, b"\0\0\0\0\x05\x0a\x03yes");
+            assert_eq!(trailers.unwrap()["grpc-status"], "0");
+        }
     }
 
     #[tokio::test]
@@ -239,7 +283,10 @@ mod tests {
             ("Ask", &[]),
         ];
         for (method, pieces) in cases {
-            assert_eq!(called(method, pieces).await, (pieces.concat(), None), "{method} {pieces:?}");
+            for is_slow in [false, true] {
+                let (heard, trailers) = called(method, pieces, is_slow).await;
+                assert_eq!((heard, trailers), (pieces.concat(), None), "{method} {pieces:?}");
+            }
         }
     }
 }
