@@ -7,9 +7,9 @@ use p2psb_proto::model::time::duration_to_wire;
 use p2psb_proto::model::{Digest, PeerId, PeerStatement, RecordError};
 use p2psb_proto::wire::common::v1::SignedRecord;
 use p2psb_proto::wire::rendezvous::v1 as wire;
-use prost::Message as _;
 
 use super::status::{draining, full, not_an_id};
+use crate::backbone::stating;
 use crate::convert;
 use crate::core::ledger::Bringer;
 use crate::core::session::Freed;
@@ -75,7 +75,7 @@ pub(super) fn register(
         ..wire::SessionProof::default()
     };
     let item = convert::item(&PeerStatement::Record(record));
-    let ttl = enter(node, caller, item, session_proof.encode_to_vec().into())?;
+    let ttl = enter(node, caller, item, stating::pack(&session_proof))?;
     Ok(wire::RegisterResponse { lease_id, ttl: Some(duration_to_wire(ttl)) })
 }
 

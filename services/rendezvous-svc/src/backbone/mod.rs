@@ -21,7 +21,7 @@ mod hearing;
 pub(crate) mod hub;
 mod link;
 mod mailbox;
-mod stating;
+pub(crate) mod stating;
 pub mod trust;
 pub(crate) mod turning;
 

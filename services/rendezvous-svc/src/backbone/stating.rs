@@ -1,11 +1,14 @@
 //! What a home says of a peer, on its way between members: with the peer's proof, so that whoever hears it need not believe
 //! whoever tells it.
 
+use bytes::Bytes;
 use p2psb_proto::error::{Failure, Reason};
+use p2psb_proto::model::limits::NONCE_BYTES;
 use p2psb_proto::model::presence::{PresenceSource, PresenceState};
 use p2psb_proto::model::proof::{ChallengeAction, ProofError, ProofRole, Transcript, nonce, verify_answer};
 use p2psb_proto::model::time::{duration_from_wire, duration_to_wire};
 use p2psb_proto::model::{Digest, NetworkId, PeerId, limits};
+use p2psb_proto::wire::common::v1::LiveProof;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use prost::Message as _;
 
@@ -17,6 +20,11 @@ use crate::core::session::REMEMBERED;
 /// A proof of a session has about 180 bytes. Batches count on this.
 const PROOF_BYTES: usize = 256;
 
+/// Of Ed25519. Challenges and digests are as long as nonces.
+const SIGNATURE_BYTES: usize = 64;
+
+const SESSION: &[u8] = &[1];
+
 /// What this server says of a peer that is, or was, here.
 pub(super) fn own(
     directory: &Directory,
@@ -25,7 +33,7 @@ pub(super) fn own(
     now: Now,
 ) -> Option<wire::HomePresence> {
     let statement = directory.stated(peer, now.mono)?;
-    let proof = directory.proof(peer)?;
+    let proof = unpack(directory.proof(peer)?)?.encode_to_vec().into();
     let home = directory.own();
     let said = Said { home, peer: *peer, statement, revision, proof, as_of: now.mono, is_direct: true };
     Some(to_wire(&said, now))
@@ -48,6 +56,43 @@ pub(super) fn to_wire(said: &Said, now: Now) -> wire::HomePresence {
         revision: said.revision,
         as_of_age: passed_on.then(|| duration_to_wire(now.age(said.as_of))),
     }
+}
+
+/// A proof as it is kept: what was signed and the signature, without tags. Before that of a session stands a byte more, so that it
+/// is never as long as that of a registration.
+pub(crate) fn pack(proof: &wire::SessionProof) -> Bytes {
+    let live = proof.proof.clone().unwrap_or_default();
+    let fields: &[&[u8]] = if proof.proof.is_some() {
+        &[SESSION, &proof.client_nonce, &proof.server_nonce, &live.signature, &live.channel_binding]
+    } else {
+        &[&proof.challenge, &proof.record_digest, &proof.challenge_signature]
+    };
+    fields.concat().into()
+}
+
+/// What [`pack`] has made, if it is that.
+fn unpack(mut rest: Bytes) -> Option<wire::SessionProof> {
+    let is_registration = rest.len() == 2 * NONCE_BYTES + SIGNATURE_BYTES;
+    let mut cut = |count: usize| (rest.len() >= count).then(|| rest.split_to(count));
+    if !is_registration {
+        cut(SESSION.len())?;
+    }
+    let (first, second, signature) = (cut(NONCE_BYTES)?, cut(NONCE_BYTES)?, cut(SIGNATURE_BYTES)?);
+    Some(if is_registration {
+        wire::SessionProof {
+            challenge: first,
+            record_digest: second,
+            challenge_signature: signature,
+            ..wire::SessionProof::default()
+        }
+    } else {
+        wire::SessionProof {
+            client_nonce: first,
+            server_nonce: second,
+            proof: Some(LiveProof { signature, channel_binding: rest }),
+            ..wire::SessionProof::default()
+        }
+    })
 }
 
 fn malformed(text: impl std::fmt::Display) -> Failure {
@@ -122,4 +167,34 @@ pub(super) fn verify(said: &Said, network: NetworkId) -> Result<(), Failure> {
     };
     let signed = proof.proof.as_ref().ok_or(ProofError::Missing)?;
     Ok(transcript.verify_carried(ProofRole::SessionPeer, signed)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(byte: u8, count: usize) -> Bytes {
+        vec![byte; count].into()
+    }
+
+    #[test]
+    fn a_proof_is_kept_without_loss_and_a_short_one_is_none() {
+        let session = |binding| wire::SessionProof {
+            client_nonce: field(1, 32),
+            server_nonce: field(2, 32),
+            proof: Some(LiveProof { signature: field(3, 64), channel_binding: field(4, binding) }),
+            ..wire::SessionProof::default()
+        };
+        let registration = wire::SessionProof {
+            challenge: field(1, 32),
+            record_digest: field(2, 32),
+            challenge_signature: field(3, 64),
+            ..wire::SessionProof::default()
+        };
+        for (proof, size) in [(session(32), 161), (session(0), 129), (registration, 128)] {
+            let packed = pack(&proof);
+            assert_eq!((packed.len(), unpack(packed.clone())), (size, Some(proof)));
+            assert_eq!((unpack(packed.slice(..127)), unpack(Bytes::new())), (None, None));
+        }
+    }
 }

@@ -45,8 +45,8 @@ pub fn rank(peer: &PeerId, day: Day) -> u64 {
 /// What one entry of the table offers under one name.
 #[derive(Clone, Debug)]
 pub struct Offer {
-    /// Shared by all who offer it.
-    name: Arc<str>,
+    /// Shared by all who offer it. In a box of its own, so that a pointer to it is thin.
+    name: Arc<Box<str>>,
     /// Counted under the name; not where there was no room for the name.
     listed: bool,
 }
@@ -60,12 +60,15 @@ impl Offer {
 }
 
 /// All that one entry offers: one service, as a rule.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Offers {
+    /// Nothing is offered.
+    #[default]
+    None,
     /// It stands here itself.
     One(Offer),
-    /// None, or several.
-    Other(Box<[Offer]>),
+    /// Others have them behind a thin pointer.
+    Several(Box<Box<[Offer]>>),
 }
 
 impl Offers {
@@ -74,14 +77,9 @@ impl Offers {
     pub fn as_slice(&self) -> &[Offer] {
         match self {
             Self::One(offer) => std::slice::from_ref(offer),
-            Self::Other(offers) => offers,
+            Self::None => &[],
+            Self::Several(offers) => offers,
         }
-    }
-}
-
-impl Default for Offers {
-    fn default() -> Self {
-        Self::Other(Box::default())
     }
 }
 
@@ -92,7 +90,8 @@ impl From<Box<[Offer]>> for Offers {
                 let [one] = *one;
                 Self::One(one)
             }
-            Err(others) => Self::Other(others),
+            Err(others) if others.is_empty() => Self::None,
+            Err(others) => Self::Several(Box::new(others)),
         }
     }
 }
@@ -101,7 +100,8 @@ impl From<Offers> for Box<[Offer]> {
     fn from(offers: Offers) -> Self {
         match offers {
             Offers::One(offer) => Box::new([offer]),
-            Offers::Other(offers) => offers,
+            Offers::None => Self::default(),
+            Offers::Several(offers) => *offers,
         }
     }
 }
@@ -109,7 +109,7 @@ impl From<Offers> for Box<[Offer]> {
 /// See the module.
 #[derive(Debug)]
 pub struct Services {
-    names: HashMap<Arc<str>, Name>,
+    names: HashMap<Box<str>, Name>,
     ledger: Ledger,
     /// Providers that are kept of one name.
     most: usize,
@@ -119,7 +119,7 @@ pub struct Services {
 
 #[derive(Debug)]
 struct Name {
-    name: Arc<str>,
+    name: Arc<Box<str>>,
     brought_by: Bringer,
     /// Peers that offer it, kept or not.
     offers: usize,
@@ -144,7 +144,7 @@ impl Services {
     ) -> Box<[Offer]> {
         let mut old = old.into_vec();
         let offers = new.iter().map(|name| {
-            let before = old.iter().position(|offer| *offer.name == **name).map(|at| old.swap_remove(at));
+            let before = old.iter().position(|offer| offer.name() == &**name).map(|at| old.swap_remove(at));
             match before {
                 Some(offer) if offer.listed => {
                     if let Some(known) = self.names.get_mut(name.as_ref()) {
@@ -168,11 +168,10 @@ impl Services {
         if !self.names.contains_key(name) {
             if self.ledger.enter(by).is_err() {
                 self.unlisted += 1;
-                return Offer { name: name.into(), listed: false };
+                return Offer { name: Arc::new(name.into()), listed: false };
             }
-            let name: Arc<str> = name.into();
-            let (key, kept) = (Arc::clone(&name), Sample::default());
-            self.names.insert(key, Name { name, brought_by: by, offers: 0, kept });
+            let (name, kept) = (Arc::new(name.into()), Sample::default());
+            self.names.insert(Box::clone(&name), Name { name, brought_by: by, offers: 0, kept });
         }
         match self.names.get_mut(name) {
             Some(known) => {
@@ -180,7 +179,7 @@ impl Services {
                 known.kept.add(peer, self.most, day);
                 Offer { name: Arc::clone(&known.name), listed: true }
             }
-            None => Offer { name: name.into(), listed: false },
+            None => Offer { name: Arc::new(name.into()), listed: false },
         }
     }
 
@@ -191,12 +190,12 @@ impl Services {
                 self.unlisted = self.unlisted.saturating_sub(1);
                 continue;
             }
-            let Some(known) = self.names.get_mut(&offer.name) else { continue };
+            let Some(known) = self.names.get_mut(offer.name()) else { continue };
             known.offers = known.offers.saturating_sub(1);
             known.kept.remove(peer, self.most);
             if known.offers == 0 {
                 self.ledger.leave(known.brought_by);
-                self.names.remove(&offer.name);
+                self.names.remove(offer.name());
             }
         }
     }

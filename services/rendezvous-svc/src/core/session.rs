@@ -9,6 +9,7 @@
 //!
 //! Peers are named by their places in the table: see [`super::here`].
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use super::admission::Origin;
 use super::places::Slot;
 use super::presence::Statement;
 use super::row::Row;
-use entry::{Entry, Moment, Phase, TICK, nanos};
+use entry::{Entry, PROOF, Moment, Phase, TICK, nanos};
 
 mod entry;
 
@@ -133,6 +134,8 @@ pub struct Due {
 pub struct Sessions {
     /// By the numbers of the peers' places.
     entries: Vec<Option<Entry>>,
+    /// Proofs that do not stand in their entry.
+    proofs: HashMap<Slot, Box<[u8]>>,
     count: usize,
     deadlines: Row,
     /// Peers that were forgotten since it was asked last.
@@ -151,6 +154,7 @@ impl Sessions {
     pub fn new(timing: Timing, remembered_limit: usize) -> Self {
         Self {
             entries: Vec::new(),
+            proofs: HashMap::new(),
             count: 0,
             deadlines: Row::default(),
             forgotten: Vec::new(),
@@ -267,10 +271,15 @@ impl Sessions {
         self.start.get_or_insert(now);
         let now = self.moment(now);
         let told = PresenceState::Online;
-        let mut entry = Entry { session_seq, phase, heard: now, proof: proof.into(), due: 0, told };
+        let here = <[u8; PROOF]>::try_from(proof).ok();
+        let inside = here.unwrap_or([0; PROOF]);
+        let mut entry = Entry { session_seq, phase, heard: now, proof: inside, due: 0, told };
         entry.due = entry.next_change(&self.timing, now).tick();
         let due = entry.due;
         self.forget(slot);
+        if here.is_none() {
+            self.proofs.insert(slot, proof.into());
+        }
         if self.entries.len() <= slot.index() {
             self.entries.resize_with(slot.index() + 1, || None);
         }
@@ -285,6 +294,7 @@ impl Sessions {
     fn forget(&mut self, slot: Slot) {
         let Some(entry) = self.entries.get_mut(slot.index()).and_then(Option::take) else { return };
         self.deadlines.remove(entry.due.into(), slot);
+        self.proofs.remove(&slot);
         self.count = self.count.saturating_sub(1);
     }
 
@@ -426,18 +436,18 @@ impl Sessions {
         let rest = self.entries.get(Slot::of(from).index()..).unwrap_or_default();
         let places = (from..).map(Slot::of).zip(rest).take(most);
         let next = places.clone().last().filter(|_| rest.len() > most).map(|(slot, _)| slot);
-        let stays = places.filter_map(|(slot, entry)| Some((slot, self.stay(entry.as_ref()?, now)?)));
+        let stays = places.filter_map(|(slot, entry)| Some((slot, self.stay(slot, entry.as_ref()?, now)?)));
         (stays.collect(), next)
     }
 
-    fn stay<'a>(&self, entry: &'a Entry, now: Moment) -> Option<Stay<'a>> {
+    fn stay(&self, slot: Slot, entry: &Entry, now: Moment) -> Option<Stay<'_>> {
         let how = match (entry.state(&self.timing, now), entry.phase) {
             (PresenceState::Offline, _) | (_, Phase::Ended) => How::Gone,
             (_, Phase::Registered { from }) => How::Registered { from: from.ip() },
             (_, Phase::Live(_) | Phase::Lost { .. }) => How::Present,
         };
         let heard = self.instant(entry.heard)?;
-        Some(Stay { session_seq: entry.session_seq, heard, how, proof: &entry.proof })
+        Some(Stay { session_seq: entry.session_seq, heard, how, proof: self.proof(slot)? })
     }
 
     /// Whether a stay in an earlier life matters, and there is room for it.
@@ -469,7 +479,8 @@ impl Sessions {
     /// What convinces others of a peer's session or registration.
     #[must_use]
     pub fn proof(&self, slot: Slot) -> Option<&[u8]> {
-        self.get(slot).map(|entry| &*entry.proof)
+        let entry = self.get(slot)?;
+        Some(self.proofs.get(&slot).map_or(entry.proof.as_slice(), |proof| proof))
     }
 }
 
@@ -495,6 +506,24 @@ mod tests {
 
     fn open(sessions: &mut Sessions, seq: u64, at: Instant) -> Opened {
         sessions.open(peer(1), seq, &[], at).unwrap()
+    }
+
+    #[test]
+    fn an_entry_is_small() {
+        assert!(size_of::<Option<Entry>>() <= 168, "{}", size_of::<Option<Entry>>());
+    }
+
+    #[test]
+    fn a_proof_of_any_size_is_kept_as_long_as_its_entry() {
+        let (mut s, t) = (sessions(), Time::start());
+        let proofs = [0, PROOF - 1, PROOF, PROOF + 1, 160].map(|size| vec![7; size]);
+        for (seq, proof) in (1..).zip(&proofs) {
+            s.open(peer(1), seq, proof, t.at(0).mono).unwrap();
+            assert_eq!(s.proof(peer(1)).unwrap(), proof);
+            assert_eq!(s.page(None, 9, t.at(0).mono).0[0].1.proof, proof);
+        }
+        s.forget(peer(1));
+        assert_eq!((s.proof(peer(1)), s.proofs.len()), (None, 0));
     }
 
     #[test]

@@ -939,7 +939,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_small() {
-        assert!(size_of::<Option<(PeerId, Place)>>() <= 120, "{}", size_of::<Option<(PeerId, Place)>>());
+        assert!(size_of::<Option<(PeerId, Place)>>() <= 112, "{}", size_of::<Option<(PeerId, Place)>>());
     }
 
     fn statements() -> Vec<Item> {

@@ -12,11 +12,11 @@ use p2psb_proto::wire::common::v1::SignedRecord;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
 use p2psb_proto::wire::rendezvous::v1::connect_response::Message as Down;
-use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 
 use super::live::Session;
 use super::{Stream, gone};
+use crate::backbone::stating;
 use crate::convert;
 use crate::core::ledger::Bringer;
 use crate::core::reconnect::shuffle;
@@ -57,8 +57,7 @@ pub(super) async fn shake_hands(
         proof: answer.proof,
         ..wire::SessionProof::default()
     };
-    let (session, replaced) =
-        enter(node, caller, &transcript, &record, session_proof.encode_to_vec().into())?;
+    let (session, replaced) = enter(node, caller, &transcript, &record, stating::pack(&session_proof))?;
     let lease = lease(node, &record, replaced);
     tracing::debug!(peer = %session.peer, seq = transcript.session_seq, from = ?caller.addr, "session open");
     Ok((session, lease))

@@ -28,7 +28,7 @@ pub const FILE: &str = "snapshot";
 /// How the name of one begins that is being written.
 const TEMPORARY: &str = ".snapshot.";
 const MARK: &[u8; 16] = b"p2psb snapshot\r\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const SEAL_BYTES: usize = 32;
 /// One thing: a statement, or a proof, with what is said of it.
 const THING_BYTES: usize = PEER_RECORD_BYTES + 256;
@@ -410,9 +410,9 @@ mod tests {
         let other = SnapshotFile::new(dir.path(), &key(2));
         assert!(matches!(read_all(&other), Err(SnapshotError::Damaged(_))));
         let mut bytes = std::fs::read(file.path()).unwrap();
-        bytes[MARK.len()] = 2;
+        bytes[MARK.len()] = 3;
         std::fs::write(file.path(), bytes).unwrap();
-        assert!(matches!(read_all(&file), Err(SnapshotError::Version(2))));
+        assert!(matches!(read_all(&file), Err(SnapshotError::Version(3))));
         File::create(file.path()).unwrap().set_len(SNAPSHOT_BYTES + 1).unwrap();
         assert!(matches!(read_all(&file), Err(SnapshotError::TooLarge(_))), "nothing of it is read");
     }

@@ -44,12 +44,17 @@ pub(super) enum Phase {
     },
 }
 
+/// A proof of so many bytes, as every registration has, stands in its entry: a million of them have no session. Any other stands
+/// beside.
+pub(super) const PROOF: usize = 128;
+
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) session_seq: u64,
     pub(super) phase: Phase,
     pub(super) heard: Moment,
-    pub(super) proof: Box<[u8]>,
+    /// What convinces others; see [`PROOF`].
+    pub(super) proof: [u8; PROOF],
     /// In the row of deadlines.
     pub(super) due: u32,
     /// What the rest of the backbone was told last.
