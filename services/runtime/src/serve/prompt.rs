@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use futures::future::{BoxFuture, Either, Ready};
+use futures::future::{self, Either};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use hyper::body::{Body as _, Frame};
 use tonic::Status;
@@ -18,7 +18,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use super::api::GrpcService;
+use super::api::{self, GrpcService};
 use super::framed::{Framed, only_message};
 
 /// A service of which one unary method may be answered at once, by a function.
@@ -53,10 +53,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<
-        Ready<Result<Response<Body>, Infallible>>,
-        BoxFuture<'static, Result<Response<Body>, Infallible>>,
-    >;
+    type Future = api::Answer;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.service.poll_ready(cx)
@@ -73,7 +70,7 @@ where
         if let Poll::Ready(Some(message)) = &at_once
             && let Some(answer) = (*self.answer)(message.clone())
         {
-            return Either::Left(futures::future::ready(Ok(answered(answer))));
+            return Either::Left(future::ready(Ok(answered(answer))));
         }
         let (mut service, answer) = (self.service.clone(), Arc::clone(&self.answer));
         Either::Right(Box::pin(async move {
@@ -187,6 +184,8 @@ impl hyper::body::Body for Answer {
 mod tests {
     use std::collections::VecDeque;
 
+    use futures::future::BoxFuture;
+
     use super::*;
 
     /// A service that answers with what it was asked.
@@ -239,11 +238,7 @@ mod tests {
         }
     }
 
-    async fn called(
-        method: &str,
-        pieces: &[&'static [u8]],
-        is_slow: bool,
-    ) -> (Vec<u8>, Option<HeaderMap>) {
+    async fn called(method: &str, pieces: &[&'static [u8]], is_slow: bool) -> (Vec<u8>, Option<HeaderMap>) {
         let mut prompt = Prompt::new(Echo, "Ask", |request: Bytes| {
             let mut answer = Framed::default();
             answer.put_message(&"yes".to_owned());
