@@ -20,7 +20,7 @@ use super::admission::Origin;
 use super::places::Slot;
 use super::presence::Statement;
 use super::row::Row;
-use entry::{Entry, PROOF, Moment, Phase, TICK, nanos};
+use entry::{Entry, Moment, PROOF, Phase, TICK, nanos};
 
 mod entry;
 
