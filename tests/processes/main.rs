@@ -10,6 +10,7 @@ mod configuration;
 mod confirmed;
 mod contract;
 mod disks;
+mod edge;
 mod floods;
 mod forgeries;
 mod indexes;

@@ -66,6 +66,8 @@ pub struct Service {
     pub program: Program,
     /// Its configuration as it is written when it starts.
     pub settings: Table,
+    /// What it is started with beside its configuration.
+    pub flags: Vec<String>,
     binary: PathBuf,
     home: PathBuf,
     addr: Option<SocketAddr>,
@@ -176,6 +178,7 @@ impl Cluster {
             name: name.to_owned(),
             program,
             settings: Table::new(),
+            flags: Vec::new(),
             binary: self.binaries.path(program),
             addr: None,
             metrics: None,
@@ -509,6 +512,7 @@ impl Service {
         if self.program == Program::Agent {
             args.push("run");
         }
+        args.extend(self.flags.iter().map(String::as_str));
         let mut process = Process::start(&self.name, &self.binary, &args, &self.log(), self.user)?;
         let addr = process.addr("listening").await?;
         self.metrics = Some(process.addr("metrics listening").await?);

@@ -1,6 +1,7 @@
 //! Endpoints: a server's address as people write it, `https://host:7400#peer1…`.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use p2psb_proto::model::{Address, Host, PeerId, Transport};
@@ -36,6 +37,12 @@ impl Endpoint {
         };
         let plaintext = address.transport == Transport::Plaintext;
         Some(Self { host, port: address.port, plaintext, pin: Some(peer) })
+    }
+
+    /// TLS at this socket.
+    #[must_use]
+    pub fn at(addr: SocketAddr) -> Self {
+        Self { host: addr.ip().to_string(), port: addr.port(), plaintext: false, pin: None }
     }
 
     /// DNS name or IP address, without brackets.

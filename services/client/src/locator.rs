@@ -31,7 +31,7 @@ use self::known::Table;
 use crate::conn::{Connection, Dialer};
 use crate::endpoint::Endpoint;
 use crate::pool::Pool;
-use crate::session::{handshake, now};
+use crate::session::{SessionKeeper, SessionState, handshake, now};
 
 /// When a backbone has answered, so long the others are waited for.
 const OTHERS: Duration = Duration::from_millis(100);
@@ -150,6 +150,22 @@ impl Locator {
     pub fn new(network: NetworkId, rendezvous: &[Endpoint], dialer: Dialer) -> Self {
         let known = Arc::new(Mutex::new(Table::new(rendezvous)));
         Self { network, pool: Pool::new(dialer), known }
+    }
+
+    /// Asks this rendezvous as well, which no configuration names: whom it vouches for has no weight.
+    pub fn ask_also(&self, endpoint: &Endpoint) {
+        self.known.lock().ask_also(endpoint);
+    }
+
+    /// Asks the homes of a peer as well, also those that no configuration names.
+    pub fn ask_homes(&self, sessions: &SessionKeeper) {
+        let homes =
+            sessions.status().into_iter().filter(|one| !one.configured && one.state == SessionState::Online);
+        for home in homes {
+            if let Some(id) = home.server_id {
+                self.ask_also(&home.endpoint.pinned(id));
+            }
+        }
     }
 
     /// Where `peer` is: of all backbones' answers the one with the newest record.

@@ -59,6 +59,8 @@ pub struct Registration {
     pub service: ServiceName,
     /// Rendezvous to try, all of them.
     pub rendezvous: Vec<Endpoint>,
+    /// The rendezvous that the provider runs itself, with its id.
+    pub own_rendezvous: Option<Endpoint>,
     /// The listening socket.
     pub listen: SocketAddr,
     /// Addresses that its operator states.
@@ -87,6 +89,7 @@ impl Provider {
             identity: self.identity.clone(),
             software: registration.software.to_owned(),
             rendezvous: registration.rendezvous,
+            own_rendezvous: registration.own_rendezvous,
             services: vec![ServiceOffer::new(registration.service)],
             reachability: Reachability {
                 listen: Some(registration.listen),

@@ -93,6 +93,7 @@ impl Service for Server {
             software: concat!("discovery-svc/", env!("CARGO_PKG_VERSION")),
             service: ServiceName::DISCOVERY.parse()?,
             rendezvous: config.rendezvous,
+            own_rendezvous: None,
             listen: addr,
             advertise: config.advertise,
         });

@@ -117,6 +117,7 @@ impl Service for Server {
             software: concat!("package-index-svc/", env!("CARGO_PKG_VERSION")),
             service: ServiceName::PACKAGE_INDEX.parse()?,
             rendezvous: config.rendezvous,
+            own_rendezvous: None,
             listen: addr,
             advertise: config.advertise,
         });

@@ -6,8 +6,11 @@ use std::path::PathBuf;
 use p2psb_client::Endpoint;
 use p2psb_client::config::{self, NetworkConfig};
 use p2psb_proto::model::{Address, AddressKind, NetworkId};
+use p2psb_rendezvous_svc::ServerConfig;
 use p2psb_runtime::config::{Common, ConfigError, DrainConfig, MetricsConfig, Settings, TelemetryConfig};
 use serde::{Deserialize, Serialize};
+
+use crate::edge::EdgeConfig;
 
 /// The configuration file in the data folder, used when no other is named.
 pub const CONFIG_FILE: &str = "peer-agent.toml";
@@ -28,6 +31,8 @@ pub struct Config {
     pub network: NetworkConfig,
     /// The user's own door.
     pub control: ControlConfig,
+    /// A rendezvous inside the agent.
+    pub edge: EdgeConfig,
     /// For operators.
     pub metrics: MetricsConfig,
     /// Logs and traces.
@@ -53,6 +58,7 @@ impl Default for Config {
             rendezvous: Vec::new(),
             network: NetworkConfig::default(),
             control: ControlConfig::default(),
+            edge: EdgeConfig::default(),
             metrics: MetricsConfig::default(),
             telemetry: TelemetryConfig::default(),
             drain: DrainConfig::default(),
@@ -98,6 +104,8 @@ pub struct AgentConfig {
     pub rendezvous: Vec<Endpoint>,
     /// The community.
     pub network: NetworkId,
+    /// The rendezvous to run inside the agent, if there is to be one.
+    pub edge: Option<ServerConfig>,
 }
 
 impl Settings for Config {
@@ -122,6 +130,7 @@ impl Settings for Config {
             return Err(ConfigError::value("advertise", problem));
         }
         let advertise = config::advertise(&self.advertise, AddressKind::Mapped);
+        let edge = self.edge.meant(&data_dir, &self.network, &rendezvous)?;
         Ok(AgentConfig {
             listen: self.listen,
             control: self.control.listen,
@@ -129,6 +138,7 @@ impl Settings for Config {
             advertise: advertise.map_err(ConfigError::at("advertise"))?,
             rendezvous,
             network: self.network.meant().map_err(ConfigError::at("network.name"))?,
+            edge,
         })
     }
 }
@@ -158,6 +168,14 @@ mod tests {
     }
 
     #[test]
+    fn a_rendezvous_inside_has_a_folder_of_its_own_and_is_there_only_if_it_is_wanted() {
+        assert!(meant(|_| ()).unwrap().edge.is_none());
+        let edge = meant(|config| config.edge.serve = true).unwrap().edge.unwrap();
+        assert_eq!(edge.data_dir, std::path::Path::new("/tmp/p2psb/rendezvous"));
+        assert_eq!(edge.listen, "0.0.0.0:7400".parse().unwrap());
+    }
+
+    #[test]
     fn what_is_wrong_is_named_by_its_key() {
         assert!(meant(|config| config.rendezvous.clear()).unwrap_err().contains("rendezvous"));
         let error = meant(|config| config.control.listen = "0.0.0.0:7440".parse().unwrap()).unwrap_err();
@@ -165,5 +183,15 @@ mod tests {
         assert!(meant(|config| config.network.name = "A B".into()).unwrap_err().contains("network.name"));
         let error = meant(|config| config.advertise = vec!["http://me:1".parse().unwrap()]).unwrap_err();
         assert!(error.contains("https://"));
+        let edge = |change: &dyn Fn(&mut EdgeConfig)| {
+            meant(|config| {
+                config.edge.serve = true;
+                change(&mut config.edge);
+            })
+            .unwrap_err()
+        };
+        let endpoint = || -> Endpoint { "https://me.example.org:7400".parse().unwrap() };
+        assert!(edge(&|edge| edge.advertise = vec![endpoint(); 17]).contains("`edge.advertise`"));
+        assert!(edge(&|edge| edge.members = vec![endpoint(); 65]).contains("`edge.members`"));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`core`] decides, without I/O; [`content`] and [`store`] hold what is shared; [`exchange`] moves it between peers.
 //! - [`publish`], [`fetch`], [`announce`] and [`index`] are what a member does.
+//! - [`edge`] is a rendezvous for those around, which an agent may run inside itself.
 //! - [`server`] is the daemon, [`control`] and [`api`] its user's door, [`cli`] what knocks there.
 //!
 //! Invariant: nothing is believed, written or served unless a signature or a digest says that it is right.
@@ -13,6 +14,7 @@ pub mod config;
 pub mod content;
 pub mod control;
 pub mod core;
+pub mod edge;
 pub mod exchange;
 pub mod failure;
 pub mod fetch;

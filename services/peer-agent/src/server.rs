@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use p2psb_client::pool::Pool;
 use p2psb_client::{
@@ -27,6 +27,7 @@ use crate::config::{AgentConfig, Config};
 use crate::control::file::{Control, Published};
 use crate::control::lock::{self, Lock, LockError};
 use crate::control::token::{Guard, Token};
+use crate::edge::{self, Edge, EdgeError, EdgeView};
 use crate::exchange::accept::Peers;
 use crate::exchange::dial::Caller;
 use crate::exchange::{Ends, Gate};
@@ -54,6 +55,9 @@ pub enum StartError {
     /// The identity or the certificate can't be had.
     #[error(transparent)]
     Provider(#[from] ProviderError),
+    /// The rendezvous inside.
+    #[error(transparent)]
+    Edge(#[from] EdgeError),
     /// The publisher's key can't be had.
     #[error(transparent)]
     PublisherKey(#[from] IdentityError),
@@ -88,6 +92,7 @@ impl StartError {
             | Self::PublisherKey(_)
             | Self::Io(_)
             | Self::Store(_) => Reason::StorageFailed,
+            Self::Edge(error) => error.reason(),
             Self::Listen(_) => Reason::ListenFailed,
             Self::Random(_) | Self::Api(_) | Self::Name(_) => Reason::Internal,
         }
@@ -104,6 +109,7 @@ pub struct Server {
     peers: Running,
     control: Running,
     sessions: Arc<SessionKeeper>,
+    edge: Option<Edge>,
     fetches: Fetches,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -132,6 +138,7 @@ struct Parts {
     publisher_key: Arc<SecretKey>,
     store: Arc<Store>,
     sessions: Arc<SessionKeeper>,
+    edge: Option<EdgeView>,
     locator: Locator,
     indexes: Indexes,
     ends: Ends,
@@ -164,7 +171,7 @@ impl Service for Server {
     type Flags = NoFlags;
     type Error = StartError;
 
-    async fn bind(config: AgentConfig) -> Result<Self, StartError> {
+    async fn bind(mut config: AgentConfig) -> Result<Self, StartError> {
         let lock = lock::take(&config.data_dir)?;
         let listen = |addr| Listener::bind(addr).map_err(StartError::Listen);
         let (peer_listener, control_listener) = (listen(config.listen)?, listen(config.control)?);
@@ -173,7 +180,11 @@ impl Service for Server {
         let auth = ClientAuth::Required;
         let provider = Provider::load(&config.data_dir, &TlsConfig::default(), auth, telemetry::inject)?;
         let (status, drain) = (Status::new(), Drain::new());
-        let parts = Parts::make(config, provider, addr).await?;
+        let edge = match config.edge.take() {
+            Some(config) => Some(Edge::bind(config).await?),
+            None => None,
+        };
+        let parts = Parts::make(config, provider, addr, edge.as_ref()).await?;
 
         let gate = Gate::default();
         let peers = parts.serve_peers(peer_listener, gate, &status, &drain)?;
@@ -181,6 +192,12 @@ impl Service for Server {
         let caller = Caller::new(parts.provider.dialer.clone(), parts.ends.clone());
         let fetches = Fetches::new(parts.means(caller), parts.changed.clone());
         parts.spawn_all(&status, &stop, &tasks);
+        if let Some(edge) = &edge {
+            tasks.spawn(edge::report(edge.status(), status.component("edge"), stop.clone()));
+            let vouching =
+                edge::vouch(edge.view(), parts.locator.clone(), Arc::clone(&parts.sessions), stop.clone());
+            tasks.spawn(vouching);
+        }
 
         let token = Token::generate().map_err(StartError::Random)?;
         let control = parts.serve_control(control_listener, addr, &fetches, token.clone(), &status)?;
@@ -201,6 +218,7 @@ impl Service for Server {
             peers,
             control,
             sessions,
+            edge,
             fetches,
             stop,
             tasks,
@@ -226,11 +244,15 @@ impl Service for Server {
         tokio::select! {
             reason = self.peers.closed() => format!("peers: {reason}"),
             reason = self.control.closed() => format!("control: {reason}"),
+            reason = edge_failed(self.edge.as_mut()) => format!("edge: {reason}"),
         }
     }
 
-    /// Fetches keep what they have, links and calls may end until `deadline`, the sessions say goodbye.
+    /// Fetches keep what they have, links and calls may end until `deadline`, the sessions say goodbye. Then the rendezvous inside goes,
+    /// if there is one: it is to tell others that this agent left, and its peers need at least half of the time.
     async fn shutdown(self, deadline: Duration) {
+        let end = Instant::now() + deadline;
+        let deadline = if self.edge.is_some() { deadline / 2 } else { deadline };
         self.status.drain();
         self.stop.cancel();
         drop(self.published);
@@ -242,11 +264,19 @@ impl Service for Server {
         if let Some(sessions) = Arc::into_inner(self.sessions) {
             let _ = tokio::time::timeout(Duration::from_secs(2), sessions.shutdown()).await;
         }
+        if let Some(edge) = self.edge {
+            edge.shutdown(end.saturating_duration_since(Instant::now())).await;
+        }
     }
 }
 
 impl Parts {
-    async fn make(config: AgentConfig, provider: Provider, addr: SocketAddr) -> Result<Self, StartError> {
+    async fn make(
+        config: AgentConfig,
+        provider: Provider,
+        addr: SocketAddr,
+        edge: Option<&Edge>,
+    ) -> Result<Self, StartError> {
         let clock = Clock::system();
         let publisher_key = publisher_key(&config.data_dir)?;
         let folder = config.data_dir.clone();
@@ -260,10 +290,15 @@ impl Parts {
             software: SOFTWARE,
             service: PEER_SERVICE.parse()?,
             rendezvous: config.rendezvous.clone(),
+            own_rendezvous: edge.map(Edge::endpoint),
             listen: addr,
             advertise: config.advertise.clone(),
         });
         let locator = Locator::new(config.network, &config.rendezvous, provider.dialer.clone());
+        if let Some(edge) = edge {
+            // It knows who is around, also while no other one is in reach.
+            locator.ask_also(&edge.endpoint());
+        }
         let pool = Pool::new(provider.dialer.clone());
         let directory = Arc::new(locator.clone());
         let indexes = Indexes::new(directory, pool, Arc::clone(&store), config.network, clock.clone());
@@ -271,7 +306,20 @@ impl Parts {
         let (network, own) = (config.network, provider.identity.peer_id());
         let ends = Ends { network, own, software: SOFTWARE, source, clock: clock.clone() };
         let (sessions, changed) = (Arc::new(sessions), Changed::default());
-        Ok(Self { config, provider, publisher_key, store, sessions, locator, indexes, ends, changed, clock })
+        let edge = edge.map(Edge::view);
+        Ok(Self {
+            config,
+            provider,
+            publisher_key,
+            store,
+            sessions,
+            edge,
+            locator,
+            indexes,
+            ends,
+            changed,
+            clock,
+        })
     }
 
     fn means(&self, caller: Caller) -> Means {
@@ -313,6 +361,7 @@ impl Parts {
             network: self.config.network,
             software: SOFTWARE,
             sessions: Arc::clone(&self.sessions),
+            edge: self.edge.clone(),
             store: Arc::clone(&self.store),
             started: UnixMillis(self.clock.unix_millis()),
             listen,
@@ -354,6 +403,13 @@ impl Parts {
         tasks.spawn(announcer.run(stop.clone()));
         tasks.spawn(watch_sessions(Arc::clone(&self.sessions), status.component("rendezvous"), stop.clone()));
         tasks.spawn(tell_problems(Arc::clone(&self.store), stop.clone()));
+    }
+}
+
+async fn edge_failed(edge: Option<&mut Edge>) -> String {
+    match edge {
+        Some(edge) => edge.failed().await,
+        None => std::future::pending().await,
     }
 }
 

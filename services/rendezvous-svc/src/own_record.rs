@@ -50,14 +50,22 @@ pub(crate) fn parse_endorsement(service: &str, peer: &str) -> Result<Endorsement
 /// What the own record is made of.
 pub(crate) struct OwnSigner {
     record: OwnRecord,
-    configured: Vec<Endorsement>,
+    endorsed: Mutex<Vec<Endorsement>>,
     folder: Option<PathBuf>,
     current: Mutex<Option<Signed<p2psb_proto::model::PeerRecord>>>,
 }
 
 impl OwnSigner {
     pub(crate) fn new(record: OwnRecord, configured: Vec<Endorsement>, folder: Option<PathBuf>) -> Self {
-        Self { record, configured, folder, current: Mutex::new(None) }
+        Self { record, endorsed: Mutex::new(configured), folder, current: Mutex::new(None) }
+    }
+
+    /// Vouches for these from the next record on, in the place of those before. Returns whether they are others.
+    pub(crate) fn endorse(&self, endorsed: Vec<Endorsement>) -> bool {
+        let mut now = self.endorsed.lock();
+        let are_others = *now != endorsed;
+        *now = endorsed;
+        are_others
     }
 
     /// The newest record, for the wire.
@@ -66,7 +74,7 @@ impl OwnSigner {
     }
 
     fn endorsements(&self) -> Result<Vec<Endorsement>, OwnRecordError> {
-        let mut all = self.configured.clone();
+        let mut all = self.endorsed.lock().clone();
         if let Some(folder) = &self.folder {
             let found = read_folder(folder)
                 .map_err(|source| OwnRecordError::Folder { path: folder.clone(), source })?;

@@ -8,6 +8,7 @@ use p2psb_client::tls::TlsError;
 use p2psb_client::{ClientAuth, Dialer, Identity, IdentityError, ServerTls};
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::name::NameError;
+use p2psb_proto::model::peer::Endorsement;
 use p2psb_proto::model::{Address, AddressKind, PeerId, Transport, UnixMillis, limits};
 use p2psb_proto::wire::DESCRIPTORS;
 use p2psb_proto::wire::rendezvous::v1::bridge_service_server::BridgeServiceServer;
@@ -122,6 +123,37 @@ impl Server {
     #[must_use]
     pub fn peer_id(&self) -> PeerId {
         self.node.id
+    }
+
+    /// A look at it, for a program that runs it beside something else.
+    #[must_use]
+    pub fn look(&self) -> Look {
+        Look(Arc::clone(&self.node))
+    }
+}
+
+/// How a running rendezvous is. Clones look at the same one.
+#[derive(Clone)]
+pub struct Look(Arc<Node>);
+
+impl Look {
+    /// How many peers have a session, or are about to.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.0.sessions.lock().total()
+    }
+
+    /// With how many members it is linked.
+    #[must_use]
+    pub fn links(&self) -> usize {
+        self.0.directory.read().members.links()
+    }
+
+    /// Lets it vouch for these providers, beside those in `endorse_dir`, in the place of those before.
+    pub fn endorse(&self, endorsed: Vec<Endorsement>) {
+        if self.0.own.endorse(endorsed) {
+            self.0.sign_anew.notify_one();
+        }
     }
 }
 

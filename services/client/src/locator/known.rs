@@ -52,6 +52,31 @@ impl Table {
         table
     }
 
+    /// One more that no configuration names, if it is not known yet. What it lists is asked for.
+    pub(super) fn ask_also(&mut self, endpoint: &Endpoint) {
+        let asked = self.may_ask_more();
+        if let Some(known) = self.known.get_mut(endpoint) {
+            known.asked |= asked;
+        } else if self.known.len() < MAX_RENDEZVOUS && !endpoint.pin().is_some_and(|id| self.knows(&id)) {
+            self.known.insert(endpoint.clone(), Known::new(endpoint.clone(), false, asked));
+            self.group();
+        }
+    }
+
+    /// Whether one more that no configuration names may be asked what it lists.
+    fn may_ask_more(&self) -> bool {
+        self.known.values().filter(|k| k.asked && !k.status.configured).count() < MAX_ASKED
+    }
+
+    /// Whether it is known who is there.
+    fn knows(&self, id: &PeerId) -> bool {
+        let is_it = |k: &Known| {
+            k.status.endpoint.pin() == Some(*id)
+                || k.status.record.as_ref().is_some_and(|r| r.peer_id() == *id)
+        };
+        self.known.values().any(is_it)
+    }
+
     /// All, configured ones first.
     pub(super) fn statuses(&self) -> Vec<RendezvousStatus> {
         let mut all: Vec<_> = self.known.values().map(|k| k.status.clone()).collect();
@@ -111,13 +136,10 @@ impl Table {
     /// Adds a rendezvous that another one lists, unless it is known already.
     fn learn(&mut self, record: &Signed<PeerRecord>, backbone: &BTreeSet<PeerId>) -> bool {
         let id = record.peer_id();
-        let is_it = |k: &Known| {
-            k.status.endpoint.pin() == Some(id) || k.status.record.as_ref().is_some_and(|r| r.peer_id() == id)
-        };
-        if self.known.len() >= MAX_RENDEZVOUS || self.known.values().any(is_it) {
+        if self.known.len() >= MAX_RENDEZVOUS || self.knows(&id) {
             return false;
         }
-        let asked = self.known.values().filter(|k| k.asked && !k.status.configured).count() < MAX_ASKED;
+        let asked = self.may_ask_more();
         // All its addresses: which of them can be reached from here is found out by trying.
         for endpoint in record.value().addresses.iter().filter_map(|a| Endpoint::of(a, id)) {
             let mut entry = Known::new(endpoint.clone(), false, asked);
@@ -264,6 +286,20 @@ mod tests {
         groups.iter_mut().for_each(|group| group.sort_unstable());
         groups.sort();
         assert_eq!(groups, [vec![1, 2, 3], vec![9]], "the learnt one that is configured is there once");
+    }
+
+    #[test]
+    fn one_that_no_configuration_names_is_asked_once_and_belongs_where_it_is_listed() {
+        let mut table = Table::new(&[endpoint(1)]);
+        let own = endpoint(7).pinned(record(7).peer_id());
+        table.ask_also(&own);
+        table.ask_also(&endpoint(8).pinned(record(7).peer_id()));
+        assert_eq!(order(&table).len(), 2);
+        assert_eq!(table.due().len(), 2);
+        assert_eq!(table.statuses().iter().filter(|status| status.configured).count(), 1);
+        table.list(&own, &[record(7), record(1)]);
+        table.list(&endpoint(1), &[record(1)]);
+        assert_eq!(order(&table).len(), 1);
     }
 
     #[test]

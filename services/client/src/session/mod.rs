@@ -14,6 +14,7 @@ mod turns;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -53,6 +54,9 @@ pub struct SessionConfig {
     pub software: String,
     /// Rendezvous to try, all of them.
     pub rendezvous: Vec<Endpoint>,
+    /// The rendezvous that this peer runs itself, with its id: a home beside `max_homes`, so that whoever comes there finds this peer
+    /// also while no other rendezvous is in reach. It says nothing of where this peer is seen, and by it alone nobody is registered.
+    pub own_rendezvous: Option<Endpoint>,
     /// What this peer provides.
     pub services: Vec<ServiceOffer>,
     /// How others can reach it.
@@ -90,6 +94,8 @@ pub struct SessionStatus {
     pub endpoint: Endpoint,
     /// Whether the configuration names it.
     pub configured: bool,
+    /// Whether this peer runs it itself.
+    pub own: bool,
     /// Its proven id, once known.
     pub server_id: Option<PeerId>,
     /// How the session stands.
@@ -118,6 +124,17 @@ struct Shared {
     tasks: TaskTracker,
 }
 
+/// How a rendezvous came to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// By the configuration.
+    Configured,
+    /// This peer runs it itself.
+    Own,
+    /// From others.
+    Learnt,
+}
+
 struct State {
     plan: Plan,
     turns: Turns,
@@ -144,12 +161,13 @@ impl SessionKeeper {
             homes: BTreeMap::new(),
             confirming: Confirming::new(config.network, config.identity.peer_id(), &config.reachability),
         };
+        let own_rendezvous = config.own_rendezvous.clone();
         let state = State {
-            plan: Plan::new(config.max_homes),
+            plan: Plan::new(config.max_homes, own_rendezvous.as_ref().and_then(Endpoint::pin)),
             turns: Turns::default(),
             own,
             sessions: BTreeMap::new(),
-            known: config.rendezvous.iter().filter_map(Endpoint::pin).collect(),
+            known: config.rendezvous.iter().chain(&own_rendezvous).filter_map(Endpoint::pin).collect(),
             learnt: 0,
             started: Instant::now(),
             next_number: 0,
@@ -165,7 +183,10 @@ impl SessionKeeper {
             tasks: TaskTracker::new(),
         });
         for endpoint in endpoints {
-            shared.spawn(vec![endpoint], true, BTreeSet::new());
+            shared.spawn(vec![endpoint], Kind::Configured, BTreeSet::new());
+        }
+        if let Some(endpoint) = own_rendezvous {
+            shared.spawn(vec![endpoint], Kind::Own, BTreeSet::new());
         }
         Self { shared }
     }
@@ -209,7 +230,7 @@ impl Drop for SessionKeeper {
 }
 
 impl Shared {
-    fn spawn(self: &Arc<Self>, endpoints: Vec<Endpoint>, configured: bool, backbone: BTreeSet<PeerId>) {
+    fn spawn(self: &Arc<Self>, endpoints: Vec<Endpoint>, kind: Kind, backbone: BTreeSet<PeerId>) {
         let Some(first) = endpoints.first().cloned() else { return };
         let number = {
             let mut state = self.state.lock();
@@ -218,9 +239,10 @@ impl Shared {
             let server_id = first.pin();
             let status = SessionStatus {
                 endpoint: first,
-                configured,
+                configured: kind == Kind::Configured,
+                own: kind == Kind::Own,
                 server_id,
-                state: if configured { SessionState::Connecting } else { SessionState::Standby },
+                state: if kind == Kind::Learnt { SessionState::Standby } else { SessionState::Connecting },
                 observed: None,
                 latency: None,
                 sessions: 0,
@@ -228,7 +250,7 @@ impl Shared {
             state.sessions.insert(number, status);
             number
         };
-        let worker = worker::Worker { shared: Arc::clone(self), number, endpoints, configured, backbone };
+        let worker = worker::Worker { shared: Arc::clone(self), number, endpoints, kind, backbone };
         self.tasks.spawn(worker.run());
     }
 
@@ -250,7 +272,7 @@ impl Shared {
             let id = record.peer_id();
             let endpoints: Vec<_> =
                 record.value().addresses.iter().filter_map(|a| Endpoint::of(a, id)).collect();
-            self.spawn(endpoints, false, backbone.clone());
+            self.spawn(endpoints, Kind::Learnt, backbone.clone());
         }
     }
 
@@ -281,7 +303,7 @@ impl Shared {
         state.known.insert(server);
         if state.sessions.get(&number).is_some_and(|s| s.configured) {
             let idle = |s: &SessionStatus| s.state == SessionState::Standby && s.server_id == Some(server);
-            state.sessions.retain(|_, s| s.configured || !idle(s));
+            state.sessions.retain(|_, s| s.configured || s.own || !idle(s));
         }
     }
 
@@ -343,6 +365,13 @@ impl Shared {
             self.sign_anew(0);
         }
         self.changes.send_modify(|n| *n += 1);
+    }
+
+    /// This machine's address beside the rendezvous that the peer runs itself may be another one by now.
+    fn moved_to(&self, own: PeerId, local: IpAddr) {
+        if let Some(seen) = self.state.lock().own.homes.get_mut(&own) {
+            seen.local = local;
+        }
     }
 
     /// Signs the record anew, past `floor`, for all sessions.

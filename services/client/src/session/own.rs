@@ -1,7 +1,7 @@
 //! The peer's own record: what goes into it, and when it is signed anew.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use p2psb_proto::model::peer::ServiceOffer;
@@ -32,6 +32,21 @@ pub(crate) struct Seen {
     pub(crate) local: IpAddr,
     /// This peer as the server sees it.
     pub(crate) observed: Option<IpAddr>,
+}
+
+/// This machine's own address in the network that leads elsewhere; unspecified if there is none. Nothing is sent.
+pub(crate) fn local_ip() -> IpAddr {
+    // Addresses that belong to nobody: the system only says which of its own it would come from.
+    let routes: [(SocketAddr, SocketAddr); 2] = [
+        (([0; 4], 0).into(), ([192, 0, 2, 1], 9).into()),
+        (([0; 8], 0).into(), ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9).into()),
+    ];
+    let from = |(any, elsewhere): &(SocketAddr, SocketAddr)| {
+        let socket = UdpSocket::bind(any).ok()?;
+        socket.connect(elsewhere).ok()?;
+        Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback())
+    };
+    routes.iter().find_map(from).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
 
 /// Everything the record is made of.

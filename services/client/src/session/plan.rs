@@ -1,6 +1,7 @@
 //! Which rendezvous become homes: up to `max_homes` in each backbone, each server once.
 //!
-//! Two servers belong to one backbone if either lists the other. Unbridged servers are backbones of their own.
+//! Two servers belong to one backbone if either lists the other. Unbridged servers are backbones of their own. The rendezvous that the
+//! peer runs itself is a home beside all of them: it takes nobody's place.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,12 +11,19 @@ use p2psb_proto::model::PeerId;
 #[derive(Debug)]
 pub(crate) struct Plan {
     max_homes: usize,
+    /// The rendezvous that this peer runs itself.
+    own: Option<PeerId>,
     homes: BTreeMap<PeerId, BTreeSet<PeerId>>,
 }
 
 impl Plan {
-    pub(crate) fn new(max_homes: usize) -> Self {
-        Self { max_homes: max_homes.max(1), homes: BTreeMap::new() }
+    pub(crate) fn new(max_homes: usize, own: Option<PeerId>) -> Self {
+        Self { max_homes: max_homes.max(1), own, homes: BTreeMap::new() }
+    }
+
+    /// Whether this peer runs the server itself.
+    fn is_own(&self, server: &PeerId) -> bool {
+        self.own.as_ref() == Some(server)
     }
 
     /// How many homes more the backbone of a server has room for; `server`, if it is known, lists `backbone`. None for a server that is
@@ -24,8 +32,12 @@ impl Plan {
         if server.is_some_and(|server| self.homes.contains_key(server)) {
             return 0;
         }
-        let beside =
-            |(home, theirs): &(&PeerId, &BTreeSet<PeerId>)| related((Some(home), theirs), (server, backbone));
+        if server.is_some_and(|server| self.is_own(server)) {
+            return 1;
+        }
+        let beside = |(home, theirs): &(&PeerId, &BTreeSet<PeerId>)| {
+            !self.is_own(home) && related((Some(home), theirs), (server, backbone))
+        };
         self.max_homes.saturating_sub(self.homes.iter().filter(beside).count())
     }
 
@@ -74,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_backbone_gets_as_many_homes_as_allowed() {
-        let mut plan = Plan::new(2);
+        let mut plan = Plan::new(2, None);
         assert!(plan.join(id(1), ids(&[1, 2, 3])));
         assert!(plan.join(id(2), ids(&[1, 2, 3])));
         assert!(!plan.join(id(3), ids(&[1, 2, 3])));
@@ -88,7 +100,7 @@ mod tests {
 
     #[test]
     fn unbridged_servers_are_backbones_of_their_own() {
-        let mut plan = Plan::new(1);
+        let mut plan = Plan::new(1, None);
         assert!(plan.join(id(1), ids(&[1])));
         assert!(plan.join(id(2), ids(&[2])));
         assert!(!plan.join(id(3), ids(&[2, 3])), "one listing the other is enough");
@@ -96,8 +108,21 @@ mod tests {
 
     #[test]
     fn a_server_is_a_home_once() {
-        let mut plan = Plan::new(3);
-        assert!(plan.join(id(1), ids(&[1])));
-        assert!(!plan.join(id(1), ids(&[1])));
+        let mut plan = Plan::new(3, Some(id(2)));
+        for server in [id(1), id(2)] {
+            assert!(plan.join(server, ids(&[1, 2])));
+            assert!(!plan.join(server, ids(&[1, 2])));
+        }
+    }
+
+    #[test]
+    fn the_own_rendezvous_takes_nobodys_place_and_nobody_takes_its() {
+        let (all, own) = (ids(&[1, 2, 9]), id(9));
+        let mut plan = Plan::new(2, Some(own));
+        assert!(plan.join(own, all.clone()));
+        assert!(plan.join(id(1), all.clone()) && plan.join(id(2), all.clone()));
+        plan.leave(&own);
+        assert_eq!((plan.room(None, &all), plan.room(Some(&own), &all)), (0, 1));
+        assert!(plan.join(own, all));
     }
 }

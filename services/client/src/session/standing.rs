@@ -32,15 +32,16 @@ impl SessionKeeper {
     }
 }
 
-/// A peer is registered if any rendezvous is its home.
+/// A peer is registered if any rendezvous but its own is its home.
 fn standing(sessions: &[SessionStatus]) -> Result<(), Unregistered> {
-    if sessions.iter().any(|session| session.state == SessionState::Online) {
+    let mut sessions = sessions.iter().filter(|session| !session.own).peekable();
+    if sessions.clone().any(|session| session.state == SessionState::Online) {
         return Ok(());
     }
-    if sessions.is_empty() {
+    if sessions.peek().is_none() {
         return Err(Unregistered::NowhereToGo);
     }
-    let failure = sessions.iter().find_map(|session| match &session.state {
+    let failure = sessions.find_map(|session| match &session.state {
         SessionState::Failed { error, .. } => Some(Unregistered::Failed(error.clone())),
         SessionState::Connecting | SessionState::Online | SessionState::Standby => None,
     });
@@ -55,6 +56,7 @@ mod tests {
         SessionStatus {
             endpoint: "https://r.example:7400".parse().unwrap(),
             configured: true,
+            own: false,
             server_id: None,
             state,
             observed: None,
@@ -73,5 +75,9 @@ mod tests {
         let error = of(vec![SessionState::Connecting, failed()]).unwrap_err();
         assert_eq!(error.to_string(), "refused");
         assert_eq!(of(vec![failed(), SessionState::Online]), Ok(()));
+        let own = SessionStatus { own: true, ..session(SessionState::Online) };
+        assert_eq!(standing(std::slice::from_ref(&own)), Err(Unregistered::NowhereToGo));
+        let error = standing(&[own, session(failed())]).unwrap_err();
+        assert_eq!(error.to_string(), "refused", "who is found at its own rendezvous only is hard to find");
     }
 }

@@ -17,9 +17,9 @@ use tonic::Status;
 
 use super::confirm;
 use super::handshake::{self, Open};
-use super::own::Seen;
+use super::own::{Seen, local_ip};
 use super::turns::{Candidate, HEAD_START, cost};
-use super::{SessionState, Shared, now};
+use super::{Kind, SessionState, Shared, now};
 use crate::backoff::Backoff;
 use crate::conn::Connection;
 use crate::endpoint::Endpoint;
@@ -49,7 +49,7 @@ pub(super) struct Worker {
     pub(super) number: usize,
     /// Addresses of one server, tried in turn.
     pub(super) endpoints: Vec<Endpoint>,
-    pub(super) configured: bool,
+    pub(super) kind: Kind,
     /// What is known of its backbone before it was reached.
     pub(super) backbone: BTreeSet<PeerId>,
 }
@@ -72,12 +72,13 @@ impl Worker {
     pub(super) async fn run(mut self) {
         let stop = self.shared.stop.clone();
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
-        let (mut failures, mut waits) = (0, !self.configured);
+        let is_learnt = self.kind == Kind::Learnt;
+        let (mut failures, mut waits) = (0, is_learnt);
         while !stop.is_cancelled() {
             if waits && !self.wait_for_turn().await {
                 break;
             }
-            waits = !self.configured;
+            waits = is_learnt;
             self.shared.set(self.number, |s| s.state = SessionState::Connecting);
             let opened = tokio::select! {
                 opened = self.open() => opened,
@@ -116,7 +117,7 @@ impl Worker {
                     // Until now nobody takes its place: that others are to come later counts for all of them.
                     drop(home);
                 }
-                End::Failed(_) if !self.configured && failures >= FORGOTTEN_AFTER => {
+                End::Failed(_) if is_learnt && failures >= FORGOTTEN_AFTER => {
                     self.shared.forget(self.number);
                     break;
                 }
@@ -168,7 +169,7 @@ impl Worker {
     /// Whose turn it is; `None` if a configured worker turned out to be for the same server.
     fn turn(&self, chance: f64) -> Option<Turn> {
         let mut state = self.shared.state.lock();
-        let first_others = !self.configured && state.configured_pending();
+        let first_others = self.kind == Kind::Learnt && state.configured_pending();
         let status = state.sessions.get(&self.number)?;
         let (server, cost) = (status.server_id, cost(status.latency, status.sessions, chance));
         if first_others {
@@ -206,7 +207,11 @@ impl Worker {
         });
         // Only now, so that the server itself is not taken for another one to learn.
         shared.learn_listed(&listed);
-        let seen = Seen { local: greeted.local, observed: greeted.observed.map(|a| a.ip()) };
+        let seen = match self.kind {
+            // Over loopback nothing is seen. Whoever comes here from the outside comes over the network that this machine is in.
+            Kind::Own => Seen { local: local_ip(), observed: None },
+            _ => Seen { local: greeted.local, observed: greeted.observed.map(|a| a.ip()) },
+        };
         let record = shared
             .join(server, self.backbone.clone(), seen)
             .map_err(|e| End::Failed(p2psb_proto::error::Failure::from(e).into()))?
@@ -296,6 +301,9 @@ impl Worker {
                 }
                 changed = records.changed(), if !has_newer => if changed.is_err() { return End::Stopped },
                 () = sleep_until(course.refresh_at) => {
+                    if self.kind == Kind::Own {
+                        self.shared.moved_to(home, local_ip());
+                    }
                     self.shared.sign_anew(0);
                     self.look_around(&open.connection);
                     course.refresh_at = Instant::now() + open.refresh_after;

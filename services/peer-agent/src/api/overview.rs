@@ -9,6 +9,7 @@ use p2psb_proto::model::time::duration_to_wire;
 use p2psb_proto::model::{Action, NetworkId, PeerId, PublisherId, UnixMillis};
 use p2psb_proto::wire::agent::v1 as wire;
 
+use crate::edge::EdgeView;
 use crate::failure::{internal, store_failed};
 use crate::fetch::Fetches;
 use crate::index::Indexes;
@@ -31,6 +32,8 @@ pub struct Seen {
     pub software: &'static str,
     /// Sessions with the rendezvous.
     pub sessions: Arc<SessionKeeper>,
+    /// The rendezvous inside the agent, if it runs one.
+    pub edge: Option<EdgeView>,
     /// What is held.
     pub store: Arc<Store>,
     /// When the agent started.
@@ -72,7 +75,17 @@ impl Seen {
             start_time: Some(self.started.to_wire()),
             listen_address: self.listen.to_string(),
             own_addresses: self.sessions.own_addresses().into_iter().map(own_address).collect(),
+            edge: self.edge.as_ref().map(edge),
         })
+    }
+}
+
+fn edge(edge: &EdgeView) -> wire::Edge {
+    wire::Edge {
+        server_id: edge.server.to_string(),
+        listen_address: edge.listen.to_string(),
+        sessions: edge.look.sessions() as u64,
+        members: edge.look.links() as u64,
     }
 }
 
@@ -109,6 +122,7 @@ fn session(status: &SessionStatus, now: tokio::time::Instant) -> wire::Rendezvou
         error,
         observed_address: status.observed.map(|address| address.to_string()).unwrap_or_default(),
         retry_in,
+        own: status.own,
     }
 }
 

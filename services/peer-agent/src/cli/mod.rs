@@ -73,7 +73,7 @@ enum Verb {
         rendezvous: Vec<Endpoint>,
     },
     /// Run the agent until it is told to stop (SIGTERM, Ctrl-C).
-    Run,
+    Run(RunArgs),
     /// Publish a folder or files as a release; they stay where they are and are shared from there.
     Publish(publish::Args),
     /// Search packages whose name, title, description or tags hold all of the words.
@@ -107,6 +107,16 @@ enum Verb {
     Id,
     /// Ask the running agent whether it is healthy: exit 0 if it is, 1 if not, 69 if none is running.
     Health,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+struct RunArgs {
+    /// Run a rendezvous inside the agent as well, for the machines around it and for friends; sets edge.serve.
+    ///
+    /// It is an edge of the backbones of your rendezvous: who is there is found from everywhere, and whoever is around finds each other
+    /// even while no other rendezvous is in reach. It listens at edge.listen; what it holds lies in `rendezvous` in the data folder.
+    #[arg(long)]
+    rendezvous: bool,
 }
 
 /// Why a verb failed.
@@ -180,7 +190,11 @@ fn dispatch(cli: Cli, output: &Output) -> Result<ExitCode, Problem> {
         }
         verb => verb,
     };
-    let loaded = load(&cli.common, cli.data_dir)?;
+    let args = match verb {
+        Some(Verb::Run(args)) => args,
+        _ => RunArgs::default(),
+    };
+    let loaded = load(&cli.common, cli.data_dir, args)?;
     let data_dir = loaded.value.data_dir()?;
     let run = |loaded| {
         let tell = |reason: &'static str, message: &str| output.refused(reason, message);
@@ -188,7 +202,7 @@ fn dispatch(cli: Cli, output: &Output) -> Result<ExitCode, Problem> {
     };
     match verb {
         _ if only_config => Ok(run(loaded)),
-        None | Some(Verb::Run) => Ok(run(loaded)),
+        None | Some(Verb::Run(_)) => Ok(run(loaded)),
         Some(Verb::Id | Verb::Init { .. }) => init::show_ids(&data_dir, output).map(|()| ExitCode::SUCCESS),
         Some(verb) => ask(verb, &data_dir, output),
     }
@@ -213,7 +227,7 @@ fn ask(verb: Verb, data_dir: &std::path::Path, output: &Output) -> Result<ExitCo
             Verb::Locate { peer } => show::locate(daemon, peer, output).await.map(|()| true),
             Verb::Health => show::health(daemon, output).await,
             // Answered without an agent, before.
-            Verb::Init { .. } | Verb::Run | Verb::Id => Ok(true),
+            Verb::Init { .. } | Verb::Run(_) | Verb::Id => Ok(true),
         }
     });
     runtime.shutdown_background();
@@ -221,8 +235,11 @@ fn ask(verb: Verb, data_dir: &std::path::Path, output: &Output) -> Result<ExitCo
 }
 
 /// Flags, variables and the configuration file; without a named file the one in the data folder, if there is one.
-fn load(common: &CommonArgs, data_dir: Option<PathBuf>) -> Result<Loaded<Config>, ConfigError> {
+fn load(common: &CommonArgs, data_dir: Option<PathBuf>, run: RunArgs) -> Result<Loaded<Config>, ConfigError> {
     let mut spec = spec(common, data_dir)?;
+    if run.rendezvous {
+        spec.flags.push(("--rendezvous".into(), "edge.serve".into(), "true".into()));
+    }
     if spec.file.is_none() {
         let usual = config::load::<Config>(&spec)?.value.data_dir()?.join(CONFIG_FILE);
         spec.file = usual.exists().then_some(usual);
@@ -295,6 +312,7 @@ mod tests {
         assert!(cli.json && cli.data_dir == Some("/d".into()));
         for args in [
             &["run", "--set", "rendezvous=https://h:1,https://h:2"][..],
+            &["run", "--rendezvous", "--set", "edge.listen=0.0.0.0:7401"],
             &["init", "--rendezvous", "https://h:7400", "--rendezvous", "http://h:7401"],
             &["search", "two", "words"],
             &["status"],
@@ -308,6 +326,7 @@ mod tests {
         }
         for args in [
             &["publish"][..],
+            &["status", "--rendezvous"],
             &["fetch"],
             &["cancel"],
             &["search"],
@@ -327,12 +346,15 @@ mod tests {
         std::fs::write(data.join(CONFIG_FILE), "rendezvous = ['https://a:1']\nlisten = '127.0.0.1:5'\n")
             .unwrap();
         let common = CommonArgs { set: vec!["listen=127.0.0.1:6".into()], ..CommonArgs::default() };
-        let loaded = load(&common, Some(data.clone())).unwrap();
+        let loaded = load(&common, Some(data.clone()), RunArgs::default()).unwrap();
+        assert!(!loaded.value.edge.serve);
+        let loaded = load(&common, Some(data.clone()), RunArgs { rendezvous: true }).unwrap();
+        assert!(loaded.value.edge.serve);
         assert_eq!(loaded.value.rendezvous.len(), 1);
         assert_eq!(loaded.value.listen.port(), 6);
         assert_eq!(loaded.value.data_dir().unwrap(), data);
         std::fs::write(data.join(CONFIG_FILE), "rendezvou = []\n").unwrap();
-        let error = load(&common, Some(data)).unwrap_err().to_string();
+        let error = load(&common, Some(data), RunArgs::default()).unwrap_err().to_string();
         assert!(error.contains("rendezvous") && error.contains("peer-agent.toml"), "{error}");
     }
 }

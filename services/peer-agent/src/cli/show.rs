@@ -121,6 +121,7 @@ fn status_object(status: &wire::GetStatusResponse) -> Value {
             "state": state_name(session),
             "error": session.error,
             "observed_address": session.observed_address,
+            "own": session.own,
             "retry_in_seconds": session.retry_in.as_ref().map(|wait| duration_from_wire(Some(wait)).as_secs_f64()),
         })
     };
@@ -132,6 +133,14 @@ fn status_object(status: &wire::GetStatusResponse) -> Value {
             "total_size": package.total_size,
             "file_count": package.file_count,
             "problem": package.problem,
+        })
+    };
+    let edge = |edge: &wire::Edge| {
+        json!({
+            "server_id": edge.server_id,
+            "listen_address": edge.listen_address,
+            "sessions": edge.sessions,
+            "members": edge.members,
         })
     };
     let started = status.start_time.as_ref().and_then(UnixMillis::from_wire).map(|time| time.to_string());
@@ -146,6 +155,7 @@ fn status_object(status: &wire::GetStatusResponse) -> Value {
         "own_addresses": status.own_addresses.iter().map(own_address).collect::<Vec<_>>(),
         "start_time": started,
         "sessions": status.sessions.iter().map(session).collect::<Vec<_>>(),
+        "edge": status.edge.as_ref().map(edge),
         "indexes": status.indexes,
         "shared": status.shared.iter().map(package).collect::<Vec<_>>(),
         "fetches": status.fetches.iter().map(fetch::object).collect::<Vec<_>>(),
@@ -166,10 +176,18 @@ fn status_text(status: &wire::GetStatusResponse) -> String {
     let _ = writeln!(text, "\nrendezvous");
     for session in &status.sessions {
         let _ = write!(text, "  {:<10} {}", state_name(session), session.endpoint);
+        if session.own {
+            text.push_str("  (inside this agent)");
+        }
         if !session.error.is_empty() {
             let _ = write!(text, "  {}", plain(&session.error));
         }
         text.push('\n');
+    }
+    if let Some(edge) = &status.edge {
+        let (sessions, members) = (counted(edge.sessions, "session"), counted(edge.members, "member"));
+        let _ = writeln!(text, "\nedge\n  {}\n    listens at {}", edge.server_id, edge.listen_address);
+        let _ = writeln!(text, "    {sessions}, linked with {members} of the backbone");
     }
     let _ = writeln!(text, "\nindexes");
     for index in &status.indexes {
@@ -242,14 +260,15 @@ pub(super) async fn locate(mut daemon: Daemon, peer: String, output: &Output) ->
     Ok(())
 }
 
-/// Whether the agent is of use: at least one rendezvous is its home.
+/// Whether the agent is of use: at least one rendezvous beside its own is its home.
 pub(super) async fn health(mut daemon: Daemon, output: &Output) -> Result<bool, Problem> {
     let status =
         daemon.get_status(wire::GetStatusRequest {}).await.map_err(|status| failed(&status))?.into_inner();
-    let online = status.sessions.iter().filter(|s| s.state() == wire::SessionState::Online).count();
+    let others = || status.sessions.iter().filter(|session| !session.own);
+    let online = others().filter(|s| s.state() == wire::SessionState::Online).count();
     let problem = match online {
         0 => {
-            let why = status.sessions.iter().find(|session| !session.error.is_empty());
+            let why = others().find(|session| !session.error.is_empty());
             why.map_or_else(|| "still connecting".to_owned(), |session| plain(&session.error))
         }
         _ => String::new(),

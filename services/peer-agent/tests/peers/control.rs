@@ -26,6 +26,7 @@ fn config(data_dir: &Path) -> AgentConfig {
         // Nobody listens on the discard port.
         rendezvous: vec!["https://127.0.0.1:9".parse().unwrap()],
         network: Genesis::open("test").unwrap().network_id(),
+        edge: None,
     }
 }
 
