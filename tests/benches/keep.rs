@@ -144,6 +144,7 @@ async fn come(plan: &Plan, crowd: &Crowd, number: u64) -> Result<SessionKeeper> 
         identity,
         software: "bench/1".into(),
         rendezvous: vec![plan.home.clone()],
+        memory: None,
         own_rendezvous: None,
         services: Vec::new(),
         reachability: Reachability {

@@ -1,11 +1,11 @@
-//! A rendezvous that is killed comes back by its snapshot.
+//! A rendezvous that is killed comes back by its snapshot, and an agent without it by the others that it remembers.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::SystemTime;
 
 use p2psb_client::Endpoint;
 use p2psb_e2e::peer::{Peer, locate};
-use p2psb_e2e::{Cluster, Service, eventually};
+use p2psb_e2e::{Agent, Cluster, Service, eventually};
 use p2psb_proto::model::PeerId;
 use p2psb_proto::model::presence::PresenceState;
 
@@ -57,4 +57,41 @@ async fn the_only_rendezvous_killed_again_and_again_never_takes_a_peer_for_unkno
     rendezvous.start().await.unwrap();
     assert_eq!(said(&at, &id).await, PresenceState::Suspect, "it may be back at once");
     cluster.stop().await.unwrap();
+}
+
+/// At how many rendezvous an agent is online.
+async fn homes(agent: &Agent) -> usize {
+    let status = agent.json(&["status"]).await.unwrap();
+    status["sessions"].as_array().unwrap().iter().filter(|one| one["state"] == "ONLINE").count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_whose_only_configured_rendezvous_is_gone_for_good_comes_home() {
+    let mut cluster = Cluster::plan().rendezvous(3).bare().agent("bob").start().await.unwrap();
+    let mut alice = cluster.new_agent("alice");
+    alice.set("rendezvous", vec![cluster.rendezvous[0].endpoint()]);
+    let alice = cluster.start_agent(alice).await.unwrap();
+    eventually!("she has learnt of the others", homes(&alice).await == 3);
+    let service = cluster.agent_service("alice").unwrap();
+    let file = service.data_dir().join("known_rendezvous");
+    service.stop().await.unwrap();
+    let remembered = std::fs::read_to_string(&file).unwrap();
+    for rendezvous in &cluster.rendezvous {
+        let id = rendezvous.peer_id().unwrap().to_string();
+        assert!(remembered.contains(&id), "{remembered}");
+    }
+
+    cluster.rendezvous[0].kill().await.unwrap();
+    cluster.agent_service("alice").unwrap().start().await.unwrap();
+    eventually!("the others are her homes", homes(&alice).await == 2);
+    let bob = cluster.agents.iter().find(|agent| agent.name == "bob").unwrap().peer_id().unwrap().to_string();
+    eventually!("and tell her where bob is", alice.ok(&["locate", &bob]).await);
+
+    // Half of it is gone, and the rest is followed by garbage.
+    let service = cluster.agent_service("alice").unwrap();
+    service.stop().await.unwrap();
+    let two: String = remembered.lines().take(4).flat_map(|line| [line, "\n"]).collect();
+    std::fs::write(&file, [two.as_bytes(), &[0xff, 0, b'#', b'\n'][..]].concat()).unwrap();
+    service.start().await.unwrap();
+    eventually!("what is left is enough", homes(&alice).await == 2);
 }

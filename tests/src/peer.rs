@@ -88,6 +88,7 @@ impl Peer {
             identity,
             software: "test/1".into(),
             rendezvous: rendezvous.to_vec(),
+            memory: None,
             own_rendezvous: None,
             services: Vec::new(),
             reachability: Reachability {

@@ -5,7 +5,7 @@
 //! socket that does not answer yet.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -20,6 +20,8 @@ use crate::tls::{ClientAuth, ServerTls, TlsConfig, TlsError};
 
 /// The file in the data folder with the identities of servers that were dialed without a pin.
 const KNOWN_SERVERS: &str = "known_servers";
+/// The file in the data folder with the rendezvous that others listed.
+const KNOWN_RENDEZVOUS: &str = "known_rendezvous";
 /// Homes in each backbone.
 const MAX_HOMES: usize = 3;
 /// Life of the provider's own signed record.
@@ -34,6 +36,8 @@ pub struct Provider {
     pub tls: ServerTls,
     /// How it reaches others.
     pub dialer: Dialer,
+    /// Where the rendezvous are remembered that others list.
+    pub memory: PathBuf,
     /// Whether whoever connects proves an identity, too: only then rendezvous look whether it is reached.
     pub mutual: bool,
 }
@@ -78,7 +82,8 @@ impl Provider {
         let identity = Identity::load_or_create(data_dir)?;
         let tls = ServerTls::load(tls, &identity, data_dir, auth)?;
         let dialer = Dialer::new(Some(&identity), Some(&data_dir.join(KNOWN_SERVERS)))?.with_headers(headers);
-        Ok(Self { identity, tls, dialer, mutual: auth == ClientAuth::Required })
+        let memory = data_dir.join(KNOWN_RENDEZVOUS);
+        Ok(Self { identity, tls, dialer, memory, mutual: auth == ClientAuth::Required })
     }
 
     /// Registers, and stays registered while what is returned lives. Must be called inside a tokio runtime.
@@ -98,6 +103,7 @@ impl Provider {
                 confirm: self.mutual,
             },
             dialer: self.dialer.clone(),
+            memory: Some(self.memory.clone()),
             max_homes: MAX_HOMES,
             record_ttl: RECORD_TTL,
         })

@@ -401,7 +401,8 @@ impl Parts {
             component: status.component("announce"),
         };
         tasks.spawn(announcer.run(stop.clone()));
-        tasks.spawn(watch_sessions(Arc::clone(&self.sessions), status.component("rendezvous"), stop.clone()));
+        let (sessions, locator) = (Arc::clone(&self.sessions), self.locator.clone());
+        tasks.spawn(watch_sessions(sessions, locator, status.component("rendezvous"), stop.clone()));
         tasks.spawn(tell_problems(Arc::clone(&self.store), stop.clone()));
     }
 }
@@ -418,11 +419,19 @@ pub fn publisher_key(data_dir: &Path) -> Result<Arc<SecretKey>, IdentityError> {
     p2psb_client::identity::load_or_create_secret(&data_dir.join(PUBLISHER_KEY)).map(Arc::new)
 }
 
-/// Says in the status whether a rendezvous is reached.
-async fn watch_sessions(sessions: Arc<SessionKeeper>, component: Component, stop: CancellationToken) {
-    let tell = |standing| match standing {
-        Ok(()) => component.ready(),
-        Err(why) => component.not_ready(format!("no session with a rendezvous: {why}")),
+/// Says in the status whether a rendezvous is reached, and lets those that are be asked.
+async fn watch_sessions(
+    sessions: Arc<SessionKeeper>,
+    locator: Locator,
+    component: Component,
+    stop: CancellationToken,
+) {
+    let tell = |standing| {
+        locator.ask_homes(&sessions);
+        match standing {
+            Ok(()) => component.ready(),
+            Err(why) => component.not_ready(format!("no session with a rendezvous: {why}")),
+        }
     };
     sessions.follow(&stop, tell).await;
 }

@@ -3,10 +3,12 @@
 //!
 //! A home that is lost is replaced by the best of the others that are known, configured or learnt, by latency and load; when that
 //! may begin, the lost one said while it lived, so that the peers of a server that dies come back spread. A home that drains is
-//! replaced before it is left. What fails is tried again with jittered backoff.
+//! replaced before it is left. What fails is tried again with jittered backoff. Rendezvous that others list are remembered over restarts,
+//! and tried when none that is configured answers.
 
 mod confirm;
 pub(crate) mod handshake;
+mod memory;
 mod own;
 mod plan;
 mod standing;
@@ -15,6 +17,7 @@ mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -34,6 +37,7 @@ use crate::endpoint::Endpoint;
 use crate::identity::Identity;
 use confirm::Confirming;
 use handshake::Listed;
+use memory::{Memory, Origin};
 use own::{OwnRecord, Seen};
 use plan::Plan;
 use turns::Turns;
@@ -63,6 +67,8 @@ pub struct SessionConfig {
     pub reachability: Reachability,
     /// Makes the connections.
     pub dialer: Dialer,
+    /// A file to remember rendezvous in that others list. Without it they are forgotten when the program ends.
+    pub memory: Option<PathBuf>,
     /// Homes in each backbone. 3 is usual.
     pub max_homes: usize,
     /// Life of a signed record; at most 2 h.
@@ -143,6 +149,10 @@ struct State {
     /// Rendezvous that have a worker, by id once known.
     known: BTreeSet<PeerId>,
     learnt: usize,
+    /// What is remembered of those that others list.
+    memory: Memory,
+    /// Those whose last attempt failed.
+    failed: BTreeSet<usize>,
     started: Instant,
     next_number: usize,
     last_session_seq: u64,
@@ -162,6 +172,8 @@ impl SessionKeeper {
             confirming: Confirming::new(config.network, config.identity.peer_id(), &config.reachability),
         };
         let own_rendezvous = config.own_rendezvous.clone();
+        let origin = Origin { network: config.network, configured: config.rendezvous.clone() };
+        let file = config.memory.clone();
         let state = State {
             plan: Plan::new(config.max_homes, own_rendezvous.as_ref().and_then(Endpoint::pin)),
             turns: Turns::default(),
@@ -169,6 +181,8 @@ impl SessionKeeper {
             sessions: BTreeMap::new(),
             known: config.rendezvous.iter().chain(&own_rendezvous).filter_map(Endpoint::pin).collect(),
             learnt: 0,
+            memory: file.as_ref().map(|file| Memory::read(file, &origin)).unwrap_or_default(),
+            failed: BTreeSet::new(),
             started: Instant::now(),
             next_number: 0,
             last_session_seq: 0,
@@ -187,6 +201,10 @@ impl SessionKeeper {
         }
         if let Some(endpoint) = own_rendezvous {
             shared.spawn(vec![endpoint], Kind::Own, BTreeSet::new());
+        }
+        shared.tasks.spawn(memory::keep_recalling(Arc::clone(&shared)));
+        if let Some(file) = file {
+            shared.tasks.spawn(memory::keep_writing(Arc::clone(&shared), file, origin));
         }
         Self { shared }
     }
@@ -259,19 +277,21 @@ impl Shared {
         let backbone: BTreeSet<PeerId> = records.iter().map(Signed::peer_id).collect();
         let fresh: Vec<_> = {
             let mut state = self.state.lock();
+            let own = self.config.own_rendezvous.as_ref().and_then(Endpoint::pin);
+            state.memory.listed(records, own);
             let mut fresh = Vec::new();
             for record in records {
-                if state.learnt < MAX_LEARNT && state.known.insert(record.peer_id()) {
+                let id = record.peer_id();
+                let endpoints: Vec<_> =
+                    record.value().addresses.iter().filter_map(|a| Endpoint::of(a, id)).collect();
+                if !endpoints.is_empty() && state.learnt < MAX_LEARNT && state.known.insert(id) {
                     state.learnt += 1;
-                    fresh.push(record);
+                    fresh.push(endpoints);
                 }
             }
             fresh
         };
-        for record in fresh {
-            let id = record.peer_id();
-            let endpoints: Vec<_> =
-                record.value().addresses.iter().filter_map(|a| Endpoint::of(a, id)).collect();
+        for endpoints in fresh {
             self.spawn(endpoints, Kind::Learnt, backbone.clone());
         }
     }
@@ -291,8 +311,13 @@ impl Shared {
     /// A rendezvous that was learnt from others answers no more: whoever names it again makes it known again.
     fn forget(&self, number: usize) {
         let mut state = self.state.lock();
+        state.failed.remove(&number);
         if let Some(id) = state.sessions.remove(&number).and_then(|status| status.server_id) {
             state.known.remove(&id);
+            // Where nobody answers, it is this machine that is cut off.
+            if state.is_home() {
+                state.memory.forget(&id);
+            }
             state.learnt = state.learnt.saturating_sub(1);
         }
     }
@@ -301,9 +326,13 @@ impl Shared {
     fn proven(&self, number: usize, server: PeerId) {
         let mut state = self.state.lock();
         state.known.insert(server);
+        state.memory.proven(&server);
+        state.failed.remove(&number);
         if state.sessions.get(&number).is_some_and(|s| s.configured) {
             let idle = |s: &SessionStatus| s.state == SessionState::Standby && s.server_id == Some(server);
+            let before = state.sessions.len();
             state.sessions.retain(|_, s| s.configured || s.own || !idle(s));
+            state.learnt = state.learnt.saturating_sub(before - state.sessions.len());
         }
     }
 

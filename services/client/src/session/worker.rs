@@ -131,6 +131,7 @@ impl Worker {
         let retry_at = Instant::now() + pause;
         tracing::info!(endpoint = %self.target(), error, retry_in = ?pause, "no session");
         let state = SessionState::Failed { error: error.to_owned(), retry_at };
+        self.shared.state.lock().failed.insert(self.number);
         self.shared.set(self.number, |s| (s.state, s.observed) = (state, None));
         tokio::select! {
             () = sleep_until(retry_at) => {}
@@ -204,6 +205,7 @@ impl Worker {
         shared.proven(self.number, server);
         shared.set(self.number, |s| {
             (s.server_id, s.observed, s.latency) = (Some(server), greeted.observed, Some(latency));
+            s.endpoint.clone_from(&endpoint);
         });
         // Only now, so that the server itself is not taken for another one to learn.
         shared.learn_listed(&listed);

@@ -314,6 +314,7 @@ async fn the_sdk_has_its_address_confirmed_and_others_believe_it() {
         identity: peer.identity.clone(),
         software: "test/1".into(),
         rendezvous: endpoints.clone(),
+        memory: None,
         own_rendezvous: None,
         services: Vec::new(),
         reachability: Reachability {

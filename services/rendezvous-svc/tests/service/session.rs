@@ -55,6 +55,7 @@ fn keeper(peer: &Peer, server: &TestServer) -> SessionKeeper {
         identity: peer.identity.clone(),
         software: "test/1".into(),
         rendezvous: vec![server.pinned()],
+        memory: None,
         own_rendezvous: None,
         services: Vec::new(),
         reachability: Reachability {
