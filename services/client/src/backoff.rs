@@ -1,12 +1,27 @@
 //! Pauses between attempts, the same way everywhere in the SDK: each lies between the first pause and three times the last one, by
 //! chance, so that clients which failed together come back apart ("decorrelated jitter"). Pure: chance is an argument.
 //!
+//! Those who had what they wanted from a server that then died were not refused by anybody, and yet would all come to the next one in the same
+//! moment: they wait a random part of [`spread`].
+//!
 //! The runtime of the services has a backoff as well; the SDK must not depend on it.
 
 use std::time::Duration;
 
 /// How much longer the next pause may be than the last.
 const GROWTH: u32 = 3;
+
+/// How many clients of a server that is gone come elsewhere in a second, as members of a backbone tell their peers, too.
+const COME_BACK_PER_SECOND: f64 = 2000.0;
+/// The least time over which they are spread, and the longest.
+const SPREAD: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
+
+/// Over how long the clients of a server with so many sessions come elsewhere when it is gone.
+pub(crate) fn spread(sessions: u64) -> Duration {
+    Duration::try_from_secs_f64(sessions as f64 / COME_BACK_PER_SECOND)
+        .unwrap_or(SPREAD.1)
+        .clamp(SPREAD.0, SPREAD.1)
+}
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +80,16 @@ mod tests {
         pauses.sort_unstable();
         let within = |from: Duration| pauses.iter().filter(|p| (from..from + FIRST / 5).contains(*p)).count();
         assert!((0..10).all(|n| (60..150).contains(&within(FIRST + FIRST / 5 * n))), "{pauses:?}");
+    }
+
+    #[test]
+    fn the_clients_of_a_server_that_died_come_back_spread_by_how_many_they_are() {
+        assert_eq!(spread(10_000), Duration::from_secs(5));
+        assert_eq!((spread(0), spread(u64::MAX)), SPREAD);
+        let mut rng = fastrand::Rng::with_seed(1);
+        let moments: Vec<_> = (0..10_000).map(|_| spread(10_000).mul_f64(rng.f64()).as_millis()).collect();
+        let in_each = |n: u128| moments.iter().filter(|at| (n * 100..(n + 1) * 100).contains(*at)).count();
+        assert!((0..50).all(|n| (100..300).contains(&in_each(n))), "{moments:?}");
     }
 
     #[test]

@@ -379,16 +379,20 @@ impl Locator {
             })
             .await;
         let Ok(answer) = answer else { return };
-        let records: Vec<Signed<PeerRecord>> = answer
-            .rendezvous
-            .into_iter()
-            .take(limits::MEMBERS)
-            .filter_map(|r| Signed::<PeerRecord>::verify_field(r.record).ok())
-            .filter(|r| r.value().check(&self.network, now()).is_ok())
-            .collect();
+        let mut sessions = BTreeMap::new();
+        let mut records: Vec<Signed<PeerRecord>> = Vec::new();
+        for one in answer.rendezvous.into_iter().take(limits::MEMBERS) {
+            let Ok(record) = Signed::<PeerRecord>::verify_field(one.record) else { continue };
+            if record.value().check(&self.network, now()).is_ok() {
+                sessions.insert(record.peer_id(), one.sessions);
+                records.push(record);
+            }
+        }
         let is_it = |own: &Signed<PeerRecord>| endpoint.pin().is_none_or(|pin| pin == own.peer_id());
         if records.first().is_some_and(is_it) {
-            self.known.lock().list(endpoint, &records);
+            let mut known = self.known.lock();
+            known.list(endpoint, &records);
+            known.loaded(&sessions);
         } else {
             self.failed(endpoint, "it is not who it must be, or belongs to another network");
         }
@@ -439,6 +443,11 @@ impl Locator {
     /// Notes that a rendezvous failed: others come first for a while.
     pub(crate) fn failed(&self, endpoint: &Endpoint, why: &str) {
         self.known.lock().failed(endpoint, why);
+    }
+
+    /// How many sessions a rendezvous has, as far as anybody said.
+    pub(crate) fn sessions(&self, endpoint: &Endpoint) -> u64 {
+        self.known.lock().sessions(endpoint)
     }
 
     /// The rendezvous by backbone, in each the quickest first and those that failed lately last.

@@ -25,6 +25,8 @@ struct Known {
     /// Everyone in its backbone, as it lists them.
     backbone: BTreeSet<PeerId>,
     latency: Latency,
+    /// How many sessions it has, as it or another one said last.
+    sessions: u64,
     listed_at: Option<Instant>,
     failed_at: Option<Instant>,
     /// Another one answered first, and this one not in its time.
@@ -150,6 +152,21 @@ impl Table {
         true
     }
 
+    /// So many sessions they have, as one of them says.
+    pub(super) fn loaded(&mut self, sessions: &BTreeMap<PeerId, u64>) {
+        for known in self.known.values_mut() {
+            let id = known.status.record.as_ref().map(Signed::peer_id).or(known.status.endpoint.pin());
+            if let Some(told) = id.and_then(|id| sessions.get(&id)) {
+                known.sessions = *told;
+            }
+        }
+    }
+
+    /// How many sessions it has; 0 if nobody said.
+    pub(super) fn sessions(&self, endpoint: &Endpoint) -> u64 {
+        self.known.get(endpoint).map_or(0, |known| known.sessions)
+    }
+
     /// It answered, after so long.
     pub(super) fn answered(&mut self, endpoint: &Endpoint, took: Duration) {
         if let Some(known) = self.known.get_mut(endpoint) {
@@ -218,6 +235,7 @@ impl Known {
             status: RendezvousStatus { endpoint, record: None, configured, latency: None, error: None },
             backbone: BTreeSet::new(),
             latency: Latency::default(),
+            sessions: 0,
             listed_at: None,
             failed_at: None,
             overtaken_at: None,

@@ -1,9 +1,10 @@
-//! One backbone followed: a stream at one of its rendezvous, and at the next when it ends.
+//! One backbone followed: a stream at one of its rendezvous, and at the next when it ends. Watches are many: those of a rendezvous that
+//! died go on elsewhere spread over a while, those of one that drains when it ends them, which it does one after the other.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use p2psb_proto::error::{Failure, Reason};
+use p2psb_proto::error::{self, Failure, Reason};
 use p2psb_proto::model::presence::LocatedPeer;
 use p2psb_proto::model::proof::{ChallengeAction, answer_challenge};
 use p2psb_proto::model::{Digest, PeerId, UnixMillis};
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Status, Streaming};
 
-use crate::backoff::Backoff;
+use crate::backoff::{self, Backoff};
 use crate::endpoint::Endpoint;
 use crate::identity::Identity;
 use crate::locator::{Client, Locator};
@@ -48,6 +49,16 @@ pub(super) struct Follower {
     pub(super) token: Option<(Endpoint, String)>,
 }
 
+/// How following at one rendezvous ended.
+enum Ended {
+    /// Nobody listens any more.
+    Unheard,
+    /// No stream was opened.
+    Refused(Status),
+    /// It was open.
+    Lost(Status),
+}
+
 type Said = mpsc::Sender<(usize, Heard)>;
 
 impl Follower {
@@ -58,11 +69,20 @@ impl Follower {
             let mut failures = Vec::new();
             for endpoint in self.locator.backbone_of(&self.anchor) {
                 let began = Instant::now();
-                let Err(status) = self.follow(&endpoint, &said).await else { return };
+                let (status, was_open) = match self.follow(&endpoint, &said).await {
+                    Ended::Unheard => return,
+                    Ended::Refused(status) => (status, false),
+                    Ended::Lost(status) => (status, true),
+                };
                 self.locator.failed(&endpoint, status.message());
                 tracing::debug!(endpoint = endpoint.url(), problem = status.message(), "a watch ended");
                 failures.push(format!("{}: {}", endpoint.url(), status.message()));
-                if began.elapsed() >= HELD {
+                let was_good = began.elapsed() >= HELD;
+                if was_open {
+                    let spread = backoff::spread(self.locator.sessions(&endpoint));
+                    sleep(pause_after_loss(&status, spread, fastrand::f64())).await;
+                }
+                if was_good {
                     // The order may be another one by now.
                     backoff.reset();
                     failures.clear();
@@ -80,10 +100,25 @@ impl Follower {
         }
     }
 
-    /// Follows at one rendezvous. Returns how it ended; `Ok` if nobody listens any more.
-    async fn follow(&mut self, endpoint: &Endpoint, said: &Said) -> Result<(), Status> {
+    /// Follows at one rendezvous until that ends.
+    async fn follow(&mut self, endpoint: &Endpoint, said: &Said) -> Ended {
         let opened = timeout(OPEN, self.open(endpoint)).await;
-        let mut messages = opened.unwrap_or_else(|_| Err(silent("the rendezvous did not answer")))?;
+        match opened.unwrap_or_else(|_| Err(silent("the rendezvous did not answer"))) {
+            Err(status) => Ended::Refused(status),
+            Ok(messages) => match self.listen(endpoint, messages, said).await {
+                Ok(()) => Ended::Unheard,
+                Err(status) => Ended::Lost(status),
+            },
+        }
+    }
+
+    /// Tells what an open stream says. Returns how it ended; `Ok` if nobody listens any more.
+    async fn listen(
+        &mut self,
+        endpoint: &Endpoint,
+        mut messages: Streaming<wire::WatchPresenceResponse>,
+        said: &Said,
+    ) -> Result<(), Status> {
         let followed: HashSet<PeerId> = self.peers.iter().copied().collect();
         loop {
             let message = timeout(SILENCE, messages.message()).await;
@@ -114,7 +149,7 @@ impl Follower {
         let token = self.token.as_ref().filter(|(at, _)| at == endpoint).map(|(_, token)| token.clone());
         let request = wire::WatchPresenceRequest {
             peer_ids,
-            watcher_id,
+            watcher_id: self.watcher.peer_id().to_wire(),
             proof: Some(proof),
             resume_token: token.unwrap_or_default(),
         };
@@ -154,4 +189,30 @@ impl Follower {
 
 fn silent(text: &str) -> Status {
     Failure::new(Reason::Unreachable, text).into()
+}
+
+/// How long to wait before an open stream that ended is opened elsewhere; `chance` in 0 to 1.
+fn pause_after_loss(status: &Status, spread: Duration, chance: f64) -> Duration {
+    match error::reason_of(status) {
+        // Each watch is told so at another moment.
+        Some(Reason::Draining) => Duration::ZERO,
+        _ => spread.mul_f64(chance.clamp(0.0, 1.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watches_of_a_rendezvous_that_died_go_on_spread_and_those_of_one_that_drains_at_once() {
+        let spread = backoff::spread(10_000);
+        let broken = Status::unavailable("the connection broke");
+        for status in [broken, silent("the rendezvous is silent")] {
+            assert_eq!(pause_after_loss(&status, spread, 0.5), Duration::from_millis(2500));
+            assert_eq!(pause_after_loss(&status, spread, 1.0), spread);
+        }
+        let draining = Failure::new(Reason::Draining, "it goes").into_status();
+        assert_eq!(pause_after_loss(&draining, spread, 1.0), Duration::ZERO);
+    }
 }
