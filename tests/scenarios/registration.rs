@@ -1,6 +1,7 @@
 //! Unary registration: challenge, answer, and every way in which that can be wrong.
 
-use p2psb_client::{Connection, Endpoint, Identity};
+use p2psb_client::register::{register_once, unregister};
+use p2psb_client::{Connection, Dialer, Endpoint, Identity};
 use p2psb_e2e::peer::{client, locate, network, now, record, sign};
 use p2psb_proto::error::{Reason, reason_of, record_of};
 use p2psb_proto::model::presence::{PresenceSource, PresenceState};
@@ -82,6 +83,35 @@ async fn a_registration_holds_repeats_harmlessly_and_can_be_withdrawn() {
     let gone = locate(at, &id).await;
     assert!(gone.is_err() || gone.is_ok_and(|l| l.presence.state == PresenceState::Offline));
     assert_eq!(refused(unary.register(&first).await), Reason::RecordStale, "the old record can't come back");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_sdk_registers_and_unregisters_call_by_call() {
+    let backbone = bridged(1).await;
+    let (at, identity) = (&backbone.endpoints[0], Identity::ephemeral().unwrap());
+    let connection = Dialer::new(None, None).unwrap().dial(at).await.unwrap();
+    let first = record(&identity, 0).unwrap();
+    let lease = register_once(&connection, &identity, &first).await.unwrap();
+    assert!(!lease.lease_id.is_empty() && lease.ttl > std::time::Duration::from_secs(60), "{lease:?}");
+    let located = locate(at, &identity.peer_id()).await.unwrap();
+    assert_eq!((located.record, located.presence.source), (first.clone(), PresenceSource::Registration));
+
+    // A backup was restored: what is known there says where to go on.
+    let old = PeerRecord { seq: first.value().seq - 1, ..first.value().clone() };
+    let status = register_once(&connection, &identity, &sign(&old, &identity).unwrap()).await.unwrap_err();
+    assert_eq!((reason_of(&status), record_of(&status)), (Some(Reason::RecordStale), Some(first.to_wire())));
+    let stranger = Identity::ephemeral().unwrap();
+    let status = register_once(&connection, &stranger, &first).await.unwrap_err();
+    assert!(matches!(reason_of(&status), Some(Reason::ChallengeExpired | Reason::ProofInvalid)), "{status}");
+
+    let seq = first.value().seq + 1;
+    let withdrawal = PeerWithdrawal { network: network().unwrap(), seq, issued: now() };
+    let withdrawal = sign(&withdrawal, &identity).unwrap();
+    for _ in 0..2 {
+        unregister(&connection, &identity, &withdrawal).await.unwrap();
+    }
+    let status = locate(at, &identity.peer_id()).await.unwrap_err();
+    assert_eq!(reason_of(&status), Some(Reason::PeerOffline));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

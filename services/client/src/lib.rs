@@ -4,6 +4,7 @@
 //! - [`tls`]: certificates that carry the identity; the listener's side of TLS.
 //! - [`endpoint`], [`conn`]: dialing a server or a peer, so that it *is* who it should be.
 //! - [`session`]: keeps sessions with the rendezvous and the peer's record fresh.
+//! - [`register`]: the same for peers that keep no session, call by call.
 //! - [`locator`]: where a peer is, who provides a service; [`watch`]: following peers.
 //! - [`provider`]: the start of a program that provides a service.
 //! - [`config`]: the keys that the configurations of all programs share.
@@ -17,6 +18,7 @@ pub mod identity;
 pub mod locator;
 pub mod pool;
 pub mod provider;
+pub mod register;
 pub mod session;
 pub mod tls;
 pub mod watch;

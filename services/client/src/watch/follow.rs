@@ -18,6 +18,7 @@ use crate::backoff::{self, Backoff};
 use crate::endpoint::Endpoint;
 use crate::identity::Identity;
 use crate::locator::{Client, Locator};
+use crate::register::challenge;
 use crate::session::now;
 
 /// Marks come every 5 s; a rendezvous that is silent for so long is left.
@@ -133,19 +134,11 @@ impl Follower {
 
     async fn open(&self, endpoint: &Endpoint) -> Result<Streaming<wire::WatchPresenceResponse>, Status> {
         let mut client: Client = self.locator.client(endpoint).await?;
-        let watcher_id = self.watcher.peer_id().to_wire();
-        let request = wire::GetChallengeRequest { peer_id: watcher_id.clone() };
-        let given = client.get_challenge(request).await?.into_inner();
-        let server = PeerId::from_slice(&given.server_id)
-            .map_err(|error| Failure::new(Reason::InvalidArgument, format!("server_id: {error}")))?;
-        if endpoint.pin().is_some_and(|pin| pin != server) {
-            let text = format!("{server} answers where {} must be", endpoint.url());
-            return Err(Failure::new(Reason::IdentityMismatch, text).into());
-        }
+        let (server, challenge) = challenge(&mut client, &self.watcher.peer_id(), endpoint.pin()).await?;
         let peer_ids: Vec<_> = self.peers.iter().map(PeerId::to_wire).collect();
         let digest = Digest::of(&peer_ids.concat());
         let action = ChallengeAction::Watch;
-        let proof = answer_challenge(self.watcher.key(), &server, &given.challenge, action, &digest);
+        let proof = answer_challenge(self.watcher.key(), &server, &challenge, action, &digest);
         let token = self.token.as_ref().filter(|(at, _)| at == endpoint).map(|(_, token)| token.clone());
         let request = wire::WatchPresenceRequest {
             peer_ids,
