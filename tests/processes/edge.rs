@@ -138,7 +138,7 @@ async fn the_rendezvous_inside_is_the_same_after_a_restart_and_seen_from_outside
         (&after["server_id"], &after["listen_address"]),
         (&before["server_id"], &before["listen_address"])
     );
-    eventually!("bob comes back", homes(&bob).await.0 == 1);
+    eventually!("bob, who went elsewhere meanwhile, is well", homes(&bob).await.0 >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

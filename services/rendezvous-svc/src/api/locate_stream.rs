@@ -16,7 +16,7 @@ use prost::encoding::uint64;
 use tonic::Status;
 
 use super::query;
-use super::status::draining;
+use super::status::{draining, unreadable};
 use crate::node::Node;
 
 /// Of a `LocateStreamResponse`.
@@ -50,7 +50,7 @@ impl Answers for Located {
         while !to.is_full() && later.has_room() {
             let Some(request) = requests.next() else { break };
             let request = wire::LocateStreamRequest::decode(request?);
-            let request = request.map_err(|error| Status::internal(error.to_string()))?;
+            let request = request.map_err(|error| unreadable(&error))?;
             let number = request.number;
             let is_found = PeerId::from_slice(&request.peer_id).is_ok_and(|peer| {
                 query::at_once(&self.node, &directory, &peer, now, |found| {

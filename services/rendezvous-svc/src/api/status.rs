@@ -46,6 +46,11 @@ impl From<TableError> for Failure {
     }
 }
 
+/// A message is none of the contract.
+pub(crate) fn unreadable(why: &impl std::fmt::Display) -> tonic::Status {
+    Failure::new(Reason::InvalidArgument, format!("a message can't be read: {why}")).into()
+}
+
 /// There is no room.
 pub(crate) fn full(reached: LimitReached) -> Failure {
     Failure::new(Reason::LimitExceeded, reached.to_string())
