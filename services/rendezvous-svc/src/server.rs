@@ -184,7 +184,7 @@ impl Service for Server {
         let rendezvous =
             Conversing::new(rendezvous, "LocateStream", REQUEST_BYTES, move || Located::by(&all));
         let api = Api::new(&[DESCRIPTORS])
-            .add_prompt(Prompt::new(rendezvous, "Locate", move |request| locate_at_once(&known, request)))
+            .add_service(Prompt::new(rendezvous, "Locate", move |request| locate_at_once(&known, request)))
             .add_service(
                 BridgeServiceServer::new(api::Bridge(Arc::clone(&node)))
                     .max_decoding_message_size(backbone::MESSAGE_BYTES)

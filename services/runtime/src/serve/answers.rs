@@ -25,7 +25,6 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use tower::{Layer, Service};
 
-use super::api;
 use crate::admission::{Admission, LimitReached};
 
 /// The largest first message that is free.
@@ -199,12 +198,6 @@ pin_project! {
         #[pin]
         inner: F,
         account: Option<Arc<Account>>,
-    }
-}
-
-impl<F: api::Answering> api::Answering for Answering<F> {
-    fn is_answered(&self) -> bool {
-        self.inner.is_answered()
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures::future::{BoxFuture, Either, Ready, TryFutureExt as _, ready};
+use futures::future::{BoxFuture, TryFutureExt as _};
 use http::{Request, Response};
 use prost::Message;
 use prost_types::FileDescriptorSet;
@@ -43,21 +43,7 @@ pub trait AnswerBody: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'st
 
 impl<B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static> AnswerBody for B {}
 
-/// An answer: there already, or on its way.
-pub type Answer =
-    Either<Ready<Result<Response<Body>, Infallible>>, BoxFuture<'static, Result<Response<Body>, Infallible>>>;
-
-/// A call that was begun.
-pub(crate) trait Answering {
-    /// Whether it needs not wait: the answer is there already.
-    fn is_answered(&self) -> bool;
-}
-
-impl Answering for Answer {
-    fn is_answered(&self) -> bool {
-        matches!(self, Self::Left(_))
-    }
-}
+type Answer = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 /// A service under its name.
 #[derive(Clone)]
@@ -70,15 +56,9 @@ impl Route {
     fn of<B: AnswerBody, S: GrpcService<B> + NamedService>(service: S) -> Self {
         let call = move |request| -> Answer {
             // A body that is tonic's own already is not wrapped again.
-            Either::Right(Box::pin(service.clone().call(request).map_ok(|response| response.map(Body::new))))
+            Box::pin(service.clone().call(request).map_ok(|response| response.map(Body::new)))
         };
         Self { name: S::NAME, call: Arc::new(call) }
-    }
-
-    fn of_prompt<S: GrpcService + Service<Request<Body>, Future = Answer> + NamedService>(
-        service: S,
-    ) -> Self {
-        Self { name: S::NAME, call: Arc::new(move |request| service.clone().call(request)) }
     }
 
     fn is_of(&self, path: &str) -> bool {
@@ -110,7 +90,7 @@ impl Service<Request<Body>> for Routes {
     fn call(&mut self, request: Request<Body>) -> Answer {
         match self.0.iter().find(|route| route.is_of(request.uri().path())) {
             Some(route) => (route.call)(request),
-            None => Either::Left(ready(Ok(Status::unimplemented("").into_http()))),
+            None => Box::pin(async { Ok(Status::unimplemented("").into_http()) }),
         }
     }
 }
@@ -149,16 +129,6 @@ impl Api {
         S: GrpcService<B> + NamedService,
     {
         self.routes.push(Route::of(service));
-        self.names.push(S::NAME);
-        self
-    }
-
-    /// Adds a service that has some answers at once.
-    pub fn add_prompt<S>(mut self, service: S) -> Self
-    where
-        S: GrpcService + Service<Request<Body>, Future = Answer> + NamedService,
-    {
-        self.routes.push(Route::of_prompt(service));
         self.names.push(S::NAME);
         self
     }

@@ -7,7 +7,6 @@
 
 mod answers;
 mod api;
-mod connection;
 mod conversation;
 mod door;
 mod drain;
@@ -18,27 +17,23 @@ mod listener;
 mod prompt;
 
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::Connected;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
-use tower::{BoxError, Layer as _};
 
 pub use answers::Arrived;
-pub(crate) use api::Answering;
-pub use api::{Answer, Api, ApiError, GrpcService};
+pub use api::{Api, ApiError, GrpcService};
 pub use conversation::{Answers, Conversing, Later};
 pub use door::Admitted;
 pub use drain::Drain;
@@ -49,7 +44,6 @@ pub use listener::{BACKLOG, Listener};
 pub use prompt::Prompt;
 
 use self::answers::{Account, AnswerLayer};
-use self::connection::Answerer;
 use crate::admission::Admission;
 use crate::status::{State, Status};
 use crate::telemetry::RpcLayer;
@@ -72,7 +66,7 @@ pub struct ServeOptions {
 #[derive(Debug)]
 pub struct Running {
     /// `None` once it has ended and said how.
-    task: Option<JoinHandle<()>>,
+    task: Option<JoinHandle<Result<(), tonic::transport::Error>>>,
     options: ServeOptions,
     health: Health,
     stop: CancellationToken,
@@ -118,38 +112,16 @@ where
     let budget = Arc::new(Mutex::new(Admission::new(options.http2.of_waiting())));
     let guarded = incoming.map(move |Admitted { io, place }| {
         let account = Account::new(Arc::clone(&budget), place.ip());
-        guard.guard(io, place, account)
+        Ok::<_, std::io::Error>(guard.guard(io, place, account))
     });
     let answers = AnswerLayer::<IO::ConnectInfo>::new();
-    // Layers are put around it from the inside out.
-    let service = layer.layer(answers.layer(routes));
-    let task = tokio::spawn(accept(guarded, service, options.http2.clone(), stop.clone()));
+    let server = options.http2.server().layer(layer).layer(answers);
+    // tonic takes the end of the stream for the word to stop.
+    let guarded = guarded.chain(futures::stream::pending());
+    let stopped = stop.clone().cancelled_owned();
+    let task = tokio::spawn(server.serve_with_incoming_shutdown(routes, guarded, stopped));
     let health_task = AbortOnDropHandle::new(tokio::spawn(health.clone().follow(options.status.clone())));
     Ok(Running { task: Some(task), options, health, stop, cut, live, health_task })
-}
-
-/// Serves connections until it is to stop, and those that there are then to their end.
-async fn accept<IO, S, B>(
-    incoming: impl Stream<Item = IO>,
-    service: S,
-    settings: Http2Config,
-    stop: CancellationToken,
-) where
-    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
-    S: Answerer<B>,
-    B: hyper::body::Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
-{
-    let connections = TaskTracker::new();
-    {
-        // Who is not let in any more is to notice: the listener ends with this block.
-        let mut incoming = pin!(incoming.chain(futures::stream::pending()));
-        while let Some(Some(io)) = stop.run_until_cancelled(incoming.next()).await {
-            let (service, settings, stop) = (service.clone(), settings.clone(), stop.clone());
-            connections.spawn(async move { connection::serve(io, service, &settings, stop).await });
-        }
-    }
-    connections.close();
-    connections.wait().await;
 }
 
 impl Running {
@@ -159,7 +131,8 @@ impl Running {
         let ended = task.await;
         self.task = None;
         match ended {
-            Ok(()) => "the server ended".into(),
+            Ok(Ok(())) => "the server ended".into(),
+            Ok(Err(error)) => format!("the server failed: {error}"),
             Err(error) => format!("the server failed: {error}"),
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use futures::future::{self, Either};
+use futures::future::{BoxFuture, Either, Ready};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use hyper::body::{Body as _, Frame};
 use tonic::Status;
@@ -18,7 +18,7 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use super::api::{self, GrpcService};
+use super::api::GrpcService;
 use super::framed::{Framed, only_message};
 
 /// A service of which one unary method may be answered at once, by a function.
@@ -53,7 +53,10 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = api::Answer;
+    type Future = Either<
+        Ready<Result<Response<Body>, Infallible>>,
+        BoxFuture<'static, Result<Response<Body>, Infallible>>,
+    >;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.service.poll_ready(cx)
@@ -70,7 +73,7 @@ where
         if let Poll::Ready(Some(message)) = &at_once
             && let Some(answer) = (*self.answer)(message.clone())
         {
-            return Either::Left(future::ready(Ok(answered(answer))));
+            return Either::Left(futures::future::ready(Ok(answered(answer))));
         }
         let (mut service, answer) = (self.service.clone(), Arc::clone(&self.answer));
         Either::Right(Box::pin(async move {
@@ -103,7 +106,11 @@ impl Heard {
     /// The message, if the request is nothing but one, which came in one piece. Not to be asked again after that.
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if self.first.is_none() {
-            self.first = ready!(Pin::new(&mut self.rest).poll_frame(cx));
+            match ready!(Pin::new(&mut self.rest).poll_frame(cx)) {
+                // There is nothing, and nothing more to wait for.
+                None => return Poll::Ready(None),
+                first => self.first = first,
+            }
         }
         if !self.rest.is_end_stream() {
             self.second = ready!(Pin::new(&mut self.rest).poll_frame(cx));
@@ -183,8 +190,6 @@ impl hyper::body::Body for Answer {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-
-    use futures::future::BoxFuture;
 
     use super::*;
 

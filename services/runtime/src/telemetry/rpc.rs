@@ -5,6 +5,7 @@
 //! dropped. Metrics exist only for methods that are served, so callers can't make up series; their
 //! handles are looked up when a service starts and not in a call.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -21,7 +22,6 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::{context, is_tracing};
-use crate::serve::Answering;
 
 /// The name under which calls of methods that are not served are counted.
 const OTHER: &str = "other";
@@ -61,8 +61,7 @@ impl Method {
 /// Observes the calls of a server.
 #[derive(Debug, Clone)]
 pub struct RpcLayer {
-    /// By their paths. There are a handful: to compare them costs less than to hash one.
-    methods: Arc<[(String, Arc<Method>)]>,
+    methods: Arc<HashMap<String, Arc<Method>>>,
     other: Arc<Method>,
 }
 
@@ -73,12 +72,11 @@ impl RpcLayer {
             .into_iter()
             .map(|(service, method)| (format!("/{service}/{method}"), Arc::new(Method::new(service, method))))
             .collect();
-        Self { methods, other: Arc::new(Method::new(OTHER, OTHER)) }
+        Self { methods: Arc::new(methods), other: Arc::new(Method::new(OTHER, OTHER)) }
     }
 
     fn begin(&self, path: &str, headers: &HeaderMap) -> Call {
-        let known = self.methods.iter().find(|(known, _)| known == path);
-        let method = Arc::clone(known.map_or(&self.other, |(_, method)| method));
+        let method = Arc::clone(self.methods.get(path).unwrap_or(&self.other));
         method.in_flight.increment(1.0);
         let span = if is_tracing() { call_span(&method, headers) } else { Span::none() };
         Call { method, span, start: Instant::now(), done: false }
@@ -141,12 +139,6 @@ pub struct RpcFuture<F> {
     inner: F,
     /// `None` once it was answered.
     call: Option<Call>,
-}
-
-impl<F: Answering> Answering for RpcFuture<F> {
-    fn is_answered(&self) -> bool {
-        self.inner.is_answered()
-    }
 }
 
 impl<F, ResBody, E> Future for RpcFuture<F>
