@@ -231,10 +231,10 @@ impl<T> Signed<T> {
 }
 
 /// A signed record without what is known anyway where those of many peers of one network are kept: 79 bytes less.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Packed {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packed<B = Box<[u8]>> {
     /// The type with [`HAS_NETWORK`], the payload behind the network, the signature.
-    bytes: Box<[u8]>,
+    bytes: B,
 }
 
 /// The payload began with the id of the network, which was left out.
@@ -254,6 +254,18 @@ impl Packed {
         // Types are few: the cast fits.
         let first = T::TYPE as i32 as u8 | begins;
         Self { bytes: [[first].as_slice(), rest, &signed.signature].concat().into() }
+    }
+}
+
+impl<B: AsRef<[u8]>> Packed<B> {
+    /// Out of what [`Self::bytes`] gave.
+    pub const fn from_bytes(bytes: B) -> Self {
+        Self { bytes }
+    }
+
+    /// As it is kept.
+    pub const fn bytes(&self) -> &B {
+        &self.bytes
     }
 
     /// The encoded record, byte for byte.
@@ -297,7 +309,7 @@ impl Packed {
 
     /// The type, the payload in two parts, the signature.
     fn parts<'a>(&'a self, network: &'a [u8]) -> (i32, [&'a [u8]; 2], &'a [u8]) {
-        let (first, rest) = self.bytes.split_first().unwrap_or((&0, &[]));
+        let (first, rest) = self.bytes.as_ref().split_first().unwrap_or((&0, &[]));
         let (rest, signature) = rest.split_at(rest.len().saturating_sub(SIGNATURE_BYTES));
         let begin = if first & HAS_NETWORK == 0 { [].as_slice() } else { network };
         (i32::from(first & !HAS_NETWORK), [begin, rest], signature)

@@ -17,22 +17,64 @@ use tonic::Status;
 
 use super::query;
 use super::status::{draining, unreadable};
+use crate::core::directory::{Directory, Near};
 use crate::node::Node;
 
 /// Of a `LocateStreamResponse`.
 const NUMBER: u32 = 1;
 const PEER: u32 = 2;
 
+/// So many are looked up together: memory gives what all of them need in the time of a few.
+const TOGETHER: usize = 16;
+
 /// Answers the requests of one stream, until the caller ends it or this server drains.
 pub(crate) struct Located {
     node: Arc<Node>,
+    /// What is looked up now.
+    asked: Vec<Asked>,
     drained: BoxFuture<'static, ()>,
+}
+
+/// A request, and whom it is about if that is an id.
+struct Asked {
+    request: wire::LocateStreamRequest,
+    peer: Option<PeerId>,
+    near: Near,
 }
 
 impl Located {
     pub(crate) fn by(node: &Arc<Node>) -> Self {
         let drain = node.drain.clone();
-        Self { node: Arc::clone(node), drained: async move { drain.begun().await }.boxed() }
+        Self {
+            node: Arc::clone(node),
+            asked: Vec::new(),
+            drained: async move { drain.begun().await }.boxed(),
+        }
+    }
+}
+
+impl Located {
+    /// Takes requests, `most` of them, as far as they can be read, and brings near whom they are about.
+    fn take(&mut self, requests: &mut Requests, most: usize, directory: &Directory) -> Result<(), Status> {
+        let mut taken = Ok(());
+        for request in requests.take(most.min(TOGETHER)) {
+            let request = request.and_then(|request| {
+                wire::LocateStreamRequest::decode(request).map_err(|error| unreadable(&error).into())
+            });
+            match request {
+                Ok(request) => {
+                    let peer = PeerId::from_slice(&request.peer_id).ok();
+                    let near = peer.as_ref().map(|peer| directory.near(peer)).unwrap_or_default();
+                    self.asked.push(Asked { request, peer, near });
+                }
+                Err(status) => {
+                    taken = Err(status);
+                    break;
+                }
+            }
+        }
+        self.asked.iter().for_each(|one| directory.touch(one.near));
+        taken
     }
 }
 
@@ -46,26 +88,31 @@ impl Answers for Located {
         to: &mut Framed,
         later: &mut Later<Self::Later>,
     ) -> Result<(), Status> {
-        let (now, directory) = (self.node.now(), self.node.directory.read());
+        let node = Arc::clone(&self.node);
+        let (now, directory) = (node.now(), node.directory.read());
         while !to.is_full() && later.has_room() {
-            let Some(request) = requests.next() else { break };
-            let request = wire::LocateStreamRequest::decode(request?);
-            let request = request.map_err(|error| unreadable(&error))?;
-            let number = request.number;
-            let is_found = PeerId::from_slice(&request.peer_id).is_ok_and(|peer| {
-                query::at_once(&self.node, &directory, &peer, now, |found| {
-                    let length = if number == 0 { 0 } else { uint64::encoded_len(NUMBER, &number) };
-                    to.put(length + found.field_len(PEER), |to| {
-                        if number != 0 {
-                            uint64::encode(NUMBER, &number, to);
-                        }
-                        found.put_field(PEER, to);
-                    });
-                })
-            });
-            if !is_found {
-                later.push(answer(Arc::clone(&self.node), request).boxed());
+            let taken = self.take(requests, later.room(), &directory);
+            if self.asked.is_empty() {
+                return taken;
             }
+            for Asked { request, peer, near } in self.asked.drain(..) {
+                let number = request.number;
+                let is_found = peer.is_some_and(|peer| {
+                    query::at_once(&node, &directory, (&peer, near), now, |found| {
+                        let length = if number == 0 { 0 } else { uint64::encoded_len(NUMBER, &number) };
+                        to.put(length + found.field_len(PEER), |to| {
+                            if number != 0 {
+                                uint64::encode(NUMBER, &number, to);
+                            }
+                            found.put_field(PEER, to);
+                        });
+                    })
+                });
+                if !is_found {
+                    later.push(answer(Arc::clone(&node), request).boxed());
+                }
+            }
+            taken?;
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use super::status::not_an_id;
 use crate::backbone::{asking, finding};
 use crate::convert::{self, StoredPeer};
 use crate::core::Now;
-use crate::core::directory::{Directory, PageLimits, Query};
+use crate::core::directory::{Directory, Near, PageLimits, Query};
 use crate::core::page::Cursor;
 use crate::node::Node;
 
@@ -37,7 +37,10 @@ pub(crate) fn locate_at_once(node: &Node, request: Bytes) -> Option<Framed> {
     let request = wire::LocateRequest::decode(request).ok()?;
     let peer = PeerId::from_slice(&request.peer_id).ok()?;
     let mut answer = Framed::default();
-    let is_found = at_once(node, &node.directory.read(), &peer, node.now(), |found| {
+    let directory = node.directory.read();
+    let near = directory.near(&peer);
+    directory.touch(near);
+    let is_found = at_once(node, &directory, (&peer, near), node.now(), |found| {
         answer.put(found.field_len(PEER), |to| found.put_field(PEER, to));
     });
     is_found.then_some(answer)
@@ -50,11 +53,11 @@ const PEER: u32 = 1;
 pub(super) fn at_once(
     node: &Node,
     directory: &Directory,
-    peer: &PeerId,
+    (peer, near): (&PeerId, Near),
     now: Now,
     to: impl FnOnce(&StoredPeer<'_>),
 ) -> bool {
-    if let Some(here) = directory.locate_here(peer, now) {
+    if let Some(here) = directory.locate_here(peer, near, now) {
         to(&StoredPeer::from(here));
         return true;
     }

@@ -23,6 +23,10 @@ const LOCATED_OVERHEAD: usize = 128;
 /// After how long somebody who asked for an unknown peer may ask again.
 pub const UNKNOWN_RETRY: Duration = Duration::from_secs(30);
 
+/// Where what is known of a peer lies, if this is not another one; see [`Directory::near`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Near(Option<Slot>);
+
 /// How much may be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
@@ -188,10 +192,24 @@ impl Directory {
         }
     }
 
+    /// Where what is known of a peer lies, most likely: to be touched, and then to be looked up.
+    #[must_use]
+    pub fn near(&self, peer: &PeerId) -> Near {
+        Near(self.table.likely_slot(peer))
+    }
+
+    /// Brings near what is known of a peer. It lies at several places, of which memory gives one almost as late as all together;
+    /// and of many peers likewise, if all are touched before the first is looked up.
+    pub fn touch(&self, near: Near) {
+        if let Some(slot) = near.0 {
+            std::hint::black_box(self.table.touch(slot) ^ self.sessions.touch(slot));
+        }
+    }
+
     /// Where is this peer, if it is here, so that nobody knows better?
     #[must_use]
-    pub fn locate_here(&self, peer: &PeerId, now: Now) -> Option<Stored<'_>> {
-        let entry = self.table.valid(peer, now.wall)?;
+    pub fn locate_here(&self, peer: &PeerId, near: Near, now: Now) -> Option<Stored<'_>> {
+        let entry = self.table.valid_at(near.0?, peer, now.wall)?;
         let is_here = self.is_here_at(Some(entry.slot()), peer, now);
         is_here.then(|| Stored { entry, presence: self.presence_of(peer, entry, now) })
     }

@@ -4,7 +4,7 @@
 //! - [`table`]: the newest statement of each peer; [`services`]: who provides what.
 //! - [`session`]: the peers that are here; [`presence`]: what other homes say of theirs.
 //! - [`directory`]: the three together: who is where, and is it there? [`here`]: the peers that are here, by their ids.
-//! - [`places`], [`row`]: what many peers are kept in, and what is due of them.
+//! - [`places`], [`row`]: what many peers are kept in, and what is due of them; `arena`, `index`: what places are made of.
 //! - [`challenge`], [`admission`]: what a newcomer must answer, and how many there may be; [`ledger`]: who pays for what stays.
 //! - [`members`]: the other members, and the links with them. [`bridge`]: this one's part in the backbone, made of
 //!   [`ring`] and [`placement`]: who owns what; [`telling`], [`walk`], [`outbox`], [`delivery`], [`syncing`]: who is told what, and
@@ -21,6 +21,7 @@ use std::time::Instant;
 use p2psb_proto::model::UnixMillis;
 pub use p2psb_runtime::admission;
 
+mod arena;
 pub mod bridge;
 pub mod challenge;
 pub mod confirm;
@@ -29,6 +30,7 @@ pub mod directory;
 pub mod far;
 pub mod here;
 pub mod homes;
+mod index;
 pub mod interest;
 pub mod ledger;
 pub mod lookup;

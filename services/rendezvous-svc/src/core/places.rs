@@ -5,8 +5,9 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 
-use hashbrown::HashTable;
 use p2psb_proto::model::PeerId;
+
+use super::index::Index;
 
 /// The number of a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,8 +30,7 @@ impl Slot {
 /// See the module.
 #[derive(Debug)]
 pub struct Places<V> {
-    /// The numbers of places, by the hashes of their peers.
-    index: HashTable<u32>,
+    index: Index,
     places: Vec<Option<(PeerId, V)>>,
     free: Vec<Slot>,
     /// Keyed: nobody can make ids that collide.
@@ -39,7 +39,7 @@ pub struct Places<V> {
 
 impl<V> Default for Places<V> {
     fn default() -> Self {
-        Self { index: HashTable::new(), places: Vec::new(), free: Vec::new(), hasher: RandomState::new() }
+        Self { index: Index::default(), places: Vec::new(), free: Vec::new(), hasher: RandomState::new() }
     }
 }
 
@@ -47,8 +47,17 @@ impl<V> Places<V> {
     /// Where a peer is.
     #[must_use]
     pub fn slot(&self, peer: &PeerId) -> Option<Slot> {
-        let is_it = |number: &u32| self.peer(Slot(*number)) == Some(peer);
-        self.index.find(self.hasher.hash_one(peer), is_it).copied().map(Slot)
+        self.index.find(self.hash(peer), |number| self.peer(Slot(number)) == Some(peer)).map(Slot)
+    }
+
+    /// Where a peer is if it is anywhere, found without a look at the place: in a billion cases it is another peer's once.
+    #[must_use]
+    pub fn likely_slot(&self, peer: &PeerId) -> Option<Slot> {
+        self.index.find(self.hash(peer), |_| true).map(Slot)
+    }
+
+    fn hash(&self, peer: &PeerId) -> u32 {
+        (self.hasher.hash_one(peer) >> 32) as u32
     }
 
     /// Who is there.
@@ -79,21 +88,14 @@ impl<V> Places<V> {
             }
         };
         *self.places.get_mut(slot.index())? = Some((peer, value));
-        let (places, hasher) = (&self.places, &self.hasher);
-        let hash_of = |number: &u32| {
-            let place = places.get(Slot(*number).index()).and_then(Option::as_ref);
-            place.map(|(peer, _)| hasher.hash_one(peer)).unwrap_or_default()
-        };
-        self.index.insert_unique(hasher.hash_one(peer), slot.0, hash_of);
+        self.index.insert(self.hash(&peer), slot.0);
         Some(slot)
     }
 
     /// Takes a place back.
     pub fn remove(&mut self, slot: Slot) -> Option<(PeerId, V)> {
         let place = self.places.get_mut(slot.index())?.take()?;
-        if let Ok(entry) = self.index.find_entry(self.hasher.hash_one(place.0), |number| *number == slot.0) {
-            entry.remove();
-        }
+        self.index.remove(self.hash(&place.0), slot.0);
         self.free.push(slot);
         Some(place)
     }

@@ -409,6 +409,12 @@ impl Sessions {
         std::mem::take(&mut self.forgotten)
     }
 
+    /// Touches what is kept of a peer; see [`Table::touch`](super::table::Table::touch).
+    #[must_use]
+    pub fn touch(&self, slot: Slot) -> u8 {
+        self.get(slot).map(|entry| entry.told as u8).unwrap_or_default()
+    }
+
     /// What this server, as a home, says of a peer that is, or was, here.
     #[must_use]
     pub fn stated(&self, slot: Slot, now: Instant) -> Option<Statement> {

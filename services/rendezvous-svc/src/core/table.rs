@@ -13,7 +13,7 @@
 //! hours and ten minutes after it was signed. A peer's own withdrawal of what is not here is of no use to anybody.
 //!
 //! There are millions, so an entry is as small as can be: of the bytes of a statement those are kept that are not known anyway,
-//! and times are told from when it was signed. A peer that is here keeps its place in the table also while nothing is known of
+//! in memory of their own, and times are told from when it was signed. A peer that is here keeps its place in the table also while nothing is known of
 //! it, so that its session is found by the number of the place.
 
 use std::cmp::Ordering;
@@ -24,6 +24,7 @@ use p2psb_proto::model::limits::{CLOCK_SKEW, RECORD_LIFETIME, SERVICE_PROVIDERS,
 use p2psb_proto::model::{Digest, NetworkId, Packed, PeerId, PeerStatement, UnixMillis};
 
 use super::admission::LimitReached;
+use super::arena::{Arena, Piece};
 use super::ledger::{Bringer, Ledger, Payer, Shares};
 use super::placement::Key;
 use super::places::{Places, Slot};
@@ -142,10 +143,9 @@ pub enum TableError {
     Full(#[from] LimitReached),
 }
 
-/// The newest statement of a peer, as it is kept.
+/// The newest statement of a peer, as it is kept, without its bytes.
 #[derive(Debug)]
 struct Stated {
-    packed: Packed,
     seq: u64,
     issued: UnixMillis,
     /// How long after `issued` it counts, in milliseconds; 0 for a withdrawal.
@@ -207,6 +207,7 @@ pub struct Entry<'a> {
     peer: &'a PeerId,
     network: &'a NetworkId,
     stated: &'a Stated,
+    packed: Packed<&'a [u8]>,
 }
 
 impl Entry<'_> {
@@ -219,18 +220,18 @@ impl Entry<'_> {
     /// The statement's wire form.
     #[must_use]
     pub fn bytes(&self) -> Bytes {
-        self.stated.packed.encoded(self.peer.key(), self.network)
+        self.packed.encoded(self.peer.key(), self.network)
     }
 
     /// How long the wire form is.
     #[must_use]
     pub fn encoded_len(&self) -> usize {
-        self.stated.packed.encoded_len()
+        self.packed.encoded_len()
     }
 
     /// Appends the wire form.
     pub fn encode(&self, to: &mut impl BufMut) {
-        self.stated.packed.encode(self.peer.key(), self.network, to);
+        self.packed.encode(self.peer.key(), self.network, to);
     }
 
     /// When it was signed.
@@ -275,7 +276,7 @@ impl Entry<'_> {
     }
 
     fn digest(&self) -> Digest {
-        self.stated.packed.digest(self.peer.key(), self.network)
+        self.packed.digest(self.peer.key(), self.network)
     }
 }
 
@@ -292,6 +293,10 @@ pub struct Equivocations {
 #[derive(Debug)]
 pub struct Table {
     places: Places<Place>,
+    /// The bytes of statements.
+    arena: Arena,
+    /// Where they lie there, by the numbers of places: apart, so that they come from memory while the place does.
+    pieces: Vec<Option<Piece>>,
     /// By sessions, by the numbers of places: these stay when the statement goes.
     claimed: Vec<bool>,
     /// Of all statements, once there is one.
@@ -307,6 +312,8 @@ pub struct Table {
 
 /// Four billion peers have one.
 const NO_PLACE: LimitReached = LimitReached { limit: "places", most: u32::MAX as usize };
+/// Or until the system gives no memory any more.
+const NO_ROOM: LimitReached = LimitReached { limit: "memory", most: 1 << 37 };
 
 /// The first second in which a statement is forgotten.
 const fn second(keep: UnixMillis) -> u64 {
@@ -319,6 +326,8 @@ impl Table {
     pub fn new(records: Shares, services: Shares) -> Self {
         Self {
             places: Places::default(),
+            arena: Arena::default(),
+            pieces: Vec::new(),
             claimed: Vec::new(),
             network: None,
             ledger: Ledger::new(records),
@@ -362,11 +371,17 @@ impl Table {
                 return Err(TableError::Expired { expired: item.keep });
             }
             let slot = self.place(item.peer).ok_or(NO_PLACE)?;
-            if let Err(full) = self.ledger.enter(by) {
-                self.clear(slot);
-                return Err(full.into());
+            let entered = self.ledger.enter(by).and_then(|()| {
+                let piece = self.arena.put(item.packed.bytes()).ok_or(NO_ROOM);
+                piece.inspect_err(|_| self.ledger.leave(by))
+            });
+            match entered {
+                Ok(piece) => self.put_in(slot, (item, piece), by, now),
+                Err(full) => {
+                    self.clear(slot);
+                    return Err(full.into());
+                }
             }
-            self.put_in(slot, item, by, now);
             return Ok(Merged::Changed);
         };
         let is_newer = match item.seq.cmp(&known.stated.seq) {
@@ -383,8 +398,7 @@ impl Table {
             self.remember_longer(&item.peer, item.keep);
             return Ok(Merged::Known);
         }
-        self.replace(item, by, now);
-        Ok(Merged::Changed)
+        self.replace(item, by, now)
     }
 
     /// Takes this server's own record. It takes the place of one with a `seq` out of the future, too, which was signed while
@@ -392,8 +406,7 @@ impl Table {
     pub fn put_own(&mut self, item: Item, now: UnixMillis) -> Result<Merged, TableError> {
         let latest = now.plus(CLOCK_SKEW).0;
         if self.seq(&item.peer).is_some_and(|stored| stored > latest && item.seq < stored) {
-            self.replace(item, Bringer::Own, now);
-            return Ok(Merged::Changed);
+            return self.replace(item, Bringer::Own, now);
         }
         self.merge(item, Bringer::Own, now)
     }
@@ -432,17 +445,21 @@ impl Table {
         }
     }
 
-    fn replace(&mut self, item: Item, by: Bringer, now: UnixMillis) {
-        let Some(slot) = self.places.slot(&item.peer) else { return };
-        let Some(old) = self.places.get(slot).and_then(|(_, place)| place.stated.as_ref()) else { return };
-        let payer = self.ledger.hand_over(old.payer.bringer(), by);
-        self.put_in(slot, item, payer, now);
+    /// Replaces what is known of the peer.
+    fn replace(&mut self, item: Item, by: Bringer, now: UnixMillis) -> Result<Merged, TableError> {
+        let slot = self.places.slot(&item.peer).ok_or(NO_PLACE)?;
+        let piece = self.arena.put(item.packed.bytes()).ok_or(NO_ROOM)?;
+        let old = self.places.get(slot).and_then(|(_, place)| place.stated.as_ref());
+        let payer = old.map_or(by, |old| self.ledger.hand_over(old.payer.bringer(), by));
+        self.put_in(slot, (item, piece), payer, now);
+        Ok(Merged::Changed)
     }
 
-    /// Puts in what is charged to `by` already, in the place of what was there.
-    fn put_in(&mut self, slot: Slot, item: Item, by: Bringer, now: UnixMillis) {
-        let Item { peer, seq, issued, expires, mut keep, services, network, packed, .. } = item;
+    /// Puts in what is charged to `by` already, and its bytes, in the place of what was there.
+    fn put_in(&mut self, slot: Slot, (item, piece): (Item, Piece), by: Bringer, now: UnixMillis) {
+        let Item { peer, seq, issued, expires, mut keep, services, network, .. } = item;
         self.network = Some(network);
+        self.keep_piece(slot, Some(piece));
         let Some(place) = self.places.get_mut(slot) else { return };
         let mut before = Box::default();
         match place.stated.take() {
@@ -459,7 +476,7 @@ impl Table {
         let changed = now.0.wrapping_sub(issued.0).cast_signed();
         let changed = i32::try_from(changed).unwrap_or(if changed < 0 { i32::MIN } else { i32::MAX });
         let (keep, payer) = (millis(keep.since(issued)), self.ledger.payer(by));
-        let stated = Stated { packed, seq, issued, life, keep, changed, payer, offers };
+        let stated = Stated { seq, issued, life, keep, changed, payer, offers };
         self.forgotten.insert(second(stated.keep()), slot);
         place.stated = Some(stated);
     }
@@ -475,7 +492,19 @@ impl Table {
         if let Some(place) = self.places.get_mut(slot) {
             place.stated = None;
         }
+        self.keep_piece(slot, None);
         self.clear(slot);
+    }
+
+    /// In the place of the one that is there.
+    fn keep_piece(&mut self, slot: Slot, piece: Option<Piece>) {
+        if self.pieces.len() <= slot.index() {
+            self.pieces.resize_with(slot.index() + 1, || None);
+        }
+        let Some(place) = self.pieces.get_mut(slot.index()) else { return };
+        if let Some(before) = std::mem::replace(place, piece) {
+            self.arena.take(before);
+        }
     }
 
     /// The place of a peer; a new one, if it has none.
@@ -526,7 +555,27 @@ impl Table {
     }
 
     fn entry<'a>(&'a self, slot: Slot, (peer, place): &'a (PeerId, Place)) -> Option<Entry<'a>> {
-        Some(Entry { slot, peer, network: self.network.as_ref()?, stated: place.stated.as_ref()? })
+        let packed = Packed::from_bytes(self.packed(slot)?);
+        Some(Entry { slot, peer, network: self.network.as_ref()?, stated: place.stated.as_ref()?, packed })
+    }
+
+    fn packed(&self, slot: Slot) -> Option<&[u8]> {
+        self.pieces.get(slot.index())?.as_ref().map(|piece| self.arena.get(piece))
+    }
+
+    /// Touches what is known of a peer, so that it is near when it is asked for: what memory takes to give it passes while
+    /// something else is done, such as touching what is known of another one.
+    #[must_use]
+    pub fn touch(&self, slot: Slot) -> u8 {
+        let bytes = self.packed(slot).and_then(<[u8]>::first).copied().unwrap_or_default();
+        let place = self.places.get(slot).and_then(|(peer, _)| peer.key().as_bytes().last().copied());
+        bytes ^ place.unwrap_or_default()
+    }
+
+    /// The place of a peer if it has one, found without a look at it: it may be another one's.
+    #[must_use]
+    pub fn likely_slot(&self, peer: &PeerId) -> Option<Slot> {
+        self.places.likely_slot(peer)
     }
 
     /// What is known at a place.
@@ -539,6 +588,12 @@ impl Table {
     #[must_use]
     pub fn valid(&self, peer: &PeerId, now: UnixMillis) -> Option<Entry<'_>> {
         self.known(peer).filter(|entry| entry.is_valid(now))
+    }
+
+    /// The valid record at a place, if it is this peer's.
+    #[must_use]
+    pub fn valid_at(&self, slot: Slot, peer: &PeerId, now: UnixMillis) -> Option<Entry<'_>> {
+        self.at(slot).filter(|entry| entry.peer == peer && entry.is_valid(now))
     }
 
     /// The newest statement of a peer, whether it still counts or not.
@@ -939,7 +994,7 @@ mod tests {
 
     #[test]
     fn an_entry_is_small() {
-        assert!(size_of::<Option<(PeerId, Place)>>() <= 112, "{}", size_of::<Option<(PeerId, Place)>>());
+        assert!(size_of::<Option<(PeerId, Place)>>() <= 96, "{}", size_of::<Option<(PeerId, Place)>>());
     }
 
     fn statements() -> Vec<Item> {

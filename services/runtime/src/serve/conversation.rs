@@ -54,7 +54,13 @@ impl<F> Later<F> {
     /// Whether one more may be under way.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.0.len() < UNDER_WAY
+        self.room() > 0
+    }
+
+    /// How many more may be under way.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        UNDER_WAY.saturating_sub(self.0.len())
     }
 
     /// One more is under way.
