@@ -17,7 +17,7 @@ use tonic::Status;
 
 use super::query;
 use super::status::{draining, unreadable};
-use crate::core::directory::{Directory, Near};
+use crate::core::directory::{Aim, Directory, Near};
 use crate::node::Node;
 
 /// Of a `LocateStreamResponse`.
@@ -38,8 +38,8 @@ pub(crate) struct Located {
 /// A request, and whom it is about if that is an id.
 struct Asked {
     request: wire::LocateStreamRequest,
-    peer: Option<PeerId>,
-    near: Near,
+    peer: Option<(PeerId, Aim)>,
+    near: Option<Near>,
 }
 
 impl Located {
@@ -59,13 +59,13 @@ impl Located {
         let mut taken = Ok(());
         for request in requests.take(most.min(TOGETHER)) {
             let request = request.and_then(|request| {
-                wire::LocateStreamRequest::decode(request).map_err(|error| unreadable(&error).into())
+                wire::LocateStreamRequest::decode(request).map_err(|error| unreadable(&error))
             });
             match request {
                 Ok(request) => {
                     let peer = PeerId::from_slice(&request.peer_id).ok();
-                    let near = peer.as_ref().map(|peer| directory.near(peer)).unwrap_or_default();
-                    self.asked.push(Asked { request, peer, near });
+                    let peer = peer.map(|peer| (peer, directory.aim(&peer)));
+                    self.asked.push(Asked { request, peer, near: None });
                 }
                 Err(status) => {
                     taken = Err(status);
@@ -73,7 +73,10 @@ impl Located {
                 }
             }
         }
-        self.asked.iter().for_each(|one| directory.touch(one.near));
+        self.asked.iter().filter_map(|one| one.peer).for_each(|(_, aim)| directory.touch(aim));
+        for one in &mut self.asked {
+            one.near = one.peer.and_then(|(_, aim)| directory.near(aim));
+        }
         taken
     }
 }
@@ -97,7 +100,7 @@ impl Answers for Located {
             }
             for Asked { request, peer, near } in self.asked.drain(..) {
                 let number = request.number;
-                let is_found = peer.is_some_and(|peer| {
+                let is_found = peer.is_some_and(|(peer, _)| {
                     query::at_once(&node, &directory, (&peer, near), now, |found| {
                         let length = if number == 0 { 0 } else { uint64::encoded_len(NUMBER, &number) };
                         to.put(length + found.field_len(PEER), |to| {

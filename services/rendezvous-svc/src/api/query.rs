@@ -38,8 +38,7 @@ pub(crate) fn locate_at_once(node: &Node, request: Bytes) -> Option<Framed> {
     let peer = PeerId::from_slice(&request.peer_id).ok()?;
     let mut answer = Framed::default();
     let directory = node.directory.read();
-    let near = directory.near(&peer);
-    directory.touch(near);
+    let near = directory.near(directory.aim(&peer));
     let is_found = at_once(node, &directory, (&peer, near), node.now(), |found| {
         answer.put(found.field_len(PEER), |to| found.put_field(PEER, to));
     });
@@ -53,7 +52,7 @@ const PEER: u32 = 1;
 pub(super) fn at_once(
     node: &Node,
     directory: &Directory,
-    (peer, near): (&PeerId, Near),
+    (peer, near): (&PeerId, Option<Near>),
     now: Now,
     to: impl FnOnce(&StoredPeer<'_>),
 ) -> bool {

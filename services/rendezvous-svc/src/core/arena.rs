@@ -20,46 +20,44 @@ const PAGE: usize = 64 * 1024;
 /// Pages are mapped so many at a time.
 const REGION_PAGES: usize = 256;
 
+/// Where a cell may begin.
+const STEP: usize = 16;
 /// Sizes of cells: steps of 16 bytes, and of an eighth once that is more.
 const SIZES: [usize; 48] = sizes();
 const SMALLEST: usize = 32;
-/// The longest content: no signed record is longer than 4096 bytes.
-const LONGEST: usize = 4096 + 512 - PREFIX;
 /// Before the content stands its length; in a free cell, the number of the next free one.
 const PREFIX: usize = 2;
-/// Bits of the number of a cell.
-const CELL_BITS: u32 = (PAGE / SMALLEST).trailing_zeros();
+/// Of the cache.
+const LINE: usize = 64;
 /// There is no next one.
 const NONE: u16 = u16::MAX;
 
 const fn sizes() -> [usize; 48] {
-    let mut sizes = [SMALLEST; 48];
-    let mut n = 1;
-    while n < sizes.len() {
-        let before = sizes[n - 1];
-        let eighth = (1 << before.ilog2()) / 8;
-        sizes[n] = before + if eighth > 16 { eighth } else { 16 };
-        n += 1;
+    let mut sizes = [0; 48];
+    let (mut left, mut size) = (sizes.as_mut_slice(), SMALLEST);
+    while let [next, rest @ ..] = left {
+        *next = size;
+        let eighth = (1 << size.ilog2()) / 8;
+        size += if eighth > STEP { eighth } else { STEP };
+        left = rest;
     }
     sizes
 }
 
-/// Where something lies. It is good for one [`Arena::take`].
-#[derive(Debug, PartialEq, Eq)]
+/// Where something lies, in steps of [`STEP`] bytes and from one on. It is good until it is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Piece(NonZeroU32);
 
 impl Piece {
-    fn new(page: usize, cell: usize) -> Option<Self> {
-        let number = u32::try_from(page << CELL_BITS | cell).ok()?;
-        number.checked_add(1).and_then(NonZeroU32::new).map(Self)
+    fn new(page: usize, offset: usize) -> Option<Self> {
+        let at = u32::try_from((page * PAGE + offset) / STEP).ok()?;
+        at.checked_add(1).and_then(NonZeroU32::new).map(Self)
     }
 
-    const fn page(&self) -> usize {
-        (self.0.get() - 1 >> CELL_BITS) as usize
-    }
-
-    const fn cell(&self) -> usize {
-        ((self.0.get() - 1) & ((1 << CELL_BITS) - 1)) as usize
+    /// Its page, and where it begins there.
+    const fn place(self) -> (usize, usize) {
+        let at = (self.0.get() - 1) as usize * STEP;
+        (at / PAGE, at % PAGE)
     }
 }
 
@@ -114,8 +112,8 @@ impl Arena {
         let number = self.page_for(class)?;
         let page = *self.pages.get(number)?;
         let cell = if page.free == NONE { page.begun } else { page.free };
-        let piece = Piece::new(number, cell.into())?;
-        let bytes = self.cell_mut(&piece)?;
+        let piece = Piece::new(number, usize::from(cell) * page.size())?;
+        let bytes = self.behind_mut(piece)?;
         let (prefix, room) = bytes.split_first_chunk_mut::<PREFIX>()?;
         let next = u16::from_le_bytes(*prefix);
         *prefix = u16::try_from(content.len()).ok()?.to_le_bytes();
@@ -134,28 +132,35 @@ impl Arena {
     }
 
     /// What was put in.
-    pub(super) fn get(&self, piece: &Piece) -> &[u8] {
+    pub(super) fn get(&self, piece: Piece) -> &[u8] {
         let content = || {
-            let (region, from, size) = self.place_of(piece)?;
-            let cell = self.regions.get(region)?.get(from..from + size)?;
-            let (length, content) = cell.split_first_chunk::<PREFIX>()?;
+            let (length, content) = self.behind(piece)?.split_first_chunk::<PREFIX>()?;
             content.get(..u16::from_le_bytes(*length).into())
         };
         content().unwrap_or_default()
     }
 
+    /// Touches the lines of the cache in which an ordinary one lies.
+    pub(super) fn touch(&self, piece: Piece) -> u8 {
+        let bytes = self.behind(piece).unwrap_or_default();
+        [0, 1, 2, 3]
+            .map(|line| bytes.get(line * LINE).copied().unwrap_or_default())
+            .iter()
+            .fold(0, |all, one| all ^ one)
+    }
+
     /// Gives the room of something back.
     pub(super) fn take(&mut self, piece: Piece) {
-        let (number, cell) = (piece.page(), piece.cell());
+        let (number, from) = piece.place();
         let Some(page) = self.pages.get(number).copied() else { return };
-        if let Some(prefix) = self.cell_mut(&piece).and_then(|cell| cell.first_chunk_mut::<PREFIX>()) {
+        if let Some(prefix) = self.behind_mut(piece).and_then(|cell| cell.first_chunk_mut::<PREFIX>()) {
             *prefix = page.free.to_le_bytes();
         }
         let (Some(page), Some(roomy)) = (self.pages.get_mut(number), self.roomy.get_mut(page.class)) else {
             return;
         };
         page.used = page.used.saturating_sub(1);
-        page.free = u16::try_from(cell).unwrap_or(NONE);
+        page.free = u16::try_from(from / page.size()).unwrap_or(NONE);
         if page.used == 0 {
             roomy.remove(&number);
             self.empty.insert(number);
@@ -188,16 +193,15 @@ impl Arena {
         Some(number)
     }
 
-    /// The region of a cell, where it begins there, and how long it is.
-    fn place_of(&self, piece: &Piece) -> Option<(usize, usize, usize)> {
-        let (page, cell) = (piece.page(), piece.cell());
-        let size = self.pages.get(page)?.size();
-        Some((page / REGION_PAGES, page % REGION_PAGES * PAGE + cell * size, size))
+    /// All of a region from the beginning of a piece on.
+    fn behind(&self, piece: Piece) -> Option<&[u8]> {
+        let (page, from) = piece.place();
+        self.regions.get(page / REGION_PAGES)?.get(page % REGION_PAGES * PAGE + from..)
     }
 
-    fn cell_mut(&mut self, piece: &Piece) -> Option<&mut [u8]> {
-        let (region, from, size) = self.place_of(piece)?;
-        self.regions.get_mut(region)?.get_mut(from..from + size)
+    fn behind_mut(&mut self, piece: Piece) -> Option<&mut [u8]> {
+        let (page, from) = piece.place();
+        self.regions.get_mut(page / REGION_PAGES)?.get_mut(page % REGION_PAGES * PAGE + from..)
     }
 }
 
@@ -216,11 +220,14 @@ mod tests {
 
     use super::*;
 
+    /// No signed record is longer than 4096 bytes.
+    const LONGEST: usize = 4096 + 512 - PREFIX;
+
     #[test]
     fn sizes_are_close_and_reach_to_the_longest() {
         assert!(SIZES.windows(2).all(|pair| pair[1] - pair[0] <= (pair[0] / 8).max(16)), "{SIZES:?}");
         assert_eq!(SIZES.last(), Some(&(LONGEST + PREFIX)));
-        assert!(Piece::new(0, PAGE / SMALLEST - 1).is_some_and(|piece| piece.page() == 0));
+        assert_eq!(Piece::new(3, 32 * STEP).unwrap().place(), (3, 32 * STEP));
     }
 
     #[test]
@@ -228,7 +235,7 @@ mod tests {
         let mut arena = Arena::default();
         assert_eq!(arena.put(&[7; LONGEST + 1]), None);
         let piece = arena.put(&[7; LONGEST]).unwrap();
-        assert_eq!(arena.get(&piece), [7; LONGEST]);
+        assert_eq!(arena.get(piece), [7; LONGEST]);
     }
 
     #[test]
@@ -239,7 +246,7 @@ mod tests {
                 .map(|n| arena.put(&vec![n as u8; size]).unwrap())
                 .collect();
             for (n, piece) in pieces.iter().enumerate() {
-                assert_eq!(arena.get(piece), vec![n as u8; size]);
+                assert_eq!(arena.get(*piece), vec![n as u8; size]);
             }
             pieces.into_iter().for_each(|piece| arena.take(piece));
             assert_eq!(arena.empty.len(), arena.pages.len());
@@ -262,7 +269,7 @@ mod tests {
                     kept.push((arena.put(&content).unwrap(), content));
                 }
                 for (piece, content) in &kept {
-                    prop_assert_eq!(arena.get(piece), content);
+                    prop_assert_eq!(arena.get(*piece), content);
                 }
             }
             let used: usize = arena.pages.iter().map(|page| usize::from(page.used)).sum();

@@ -15,6 +15,7 @@ use super::page::{Cursor, Part};
 use super::places::Slot;
 use super::presence::{Presence, View};
 use super::session::{Sessions, Timing};
+pub use super::table::{Aim, Near};
 use super::table::{Entry, Table};
 
 /// What encoding adds to a record in an answer, at most: presence, tags and lengths.
@@ -22,10 +23,6 @@ const LOCATED_OVERHEAD: usize = 128;
 
 /// After how long somebody who asked for an unknown peer may ask again.
 pub const UNKNOWN_RETRY: Duration = Duration::from_secs(30);
-
-/// Where what is known of a peer lies, if this is not another one; see [`Directory::near`].
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Near(Option<Slot>);
 
 /// How much may be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,24 +189,30 @@ impl Directory {
         }
     }
 
-    /// Where what is known of a peer lies, most likely: to be touched, and then to be looked up.
+    /// The way to what is known of a peer. Of many peers take each of its steps, this one, [`Self::touch`] and [`Self::near`], for
+    /// all before the next.
     #[must_use]
-    pub fn near(&self, peer: &PeerId) -> Near {
-        Near(self.table.likely_slot(peer))
+    pub fn aim(&self, peer: &PeerId) -> Aim {
+        self.table.aim(peer)
     }
 
-    /// Brings near what is known of a peer. It lies at several places, of which memory gives one almost as late as all together;
-    /// and of many peers likewise, if all are touched before the first is looked up.
-    pub fn touch(&self, near: Near) {
-        if let Some(slot) = near.0 {
-            std::hint::black_box(self.table.touch(slot) ^ self.sessions.touch(slot));
-        }
+    /// Touches what says where that is; for one peer alone it is of no use.
+    pub fn touch(&self, aim: Aim) {
+        self.table.touch(aim);
+    }
+
+    /// Where what is known of a peer lies, most likely.
+    #[must_use]
+    pub fn near(&self, aim: Aim) -> Option<Near> {
+        let near = self.table.near(aim)?;
+        std::hint::black_box(self.sessions.touch(near.0));
+        Some(near)
     }
 
     /// Where is this peer, if it is here, so that nobody knows better?
     #[must_use]
-    pub fn locate_here(&self, peer: &PeerId, near: Near, now: Now) -> Option<Stored<'_>> {
-        let entry = self.table.valid_at(near.0?, peer, now.wall)?;
+    pub fn locate_here(&self, peer: &PeerId, near: Option<Near>, now: Now) -> Option<Stored<'_>> {
+        let entry = self.table.valid_at(near?.0, peer, now.wall)?;
         let is_here = self.is_here_at(Some(entry.slot()), peer, now);
         is_here.then(|| Stored { entry, presence: self.presence_of(peer, entry, now) })
     }

@@ -1,25 +1,24 @@
 //! Numbers by the hashes of what they stand for: one look at one place of memory finds one.
 //!
-//! An entry has a number and 32 bits of its hash. The upper ones say where it belongs, so that a table grows without asking for any
-//! hash again; all of them tell it from others, so that who asks seldom has to look at anything else to know that it is the one.
-//! Collisions lie behind one another (linear probing, with deletion by moving back: Knuth, *The Art of Computer Programming* 3, 6.4,
-//! algorithm R). Invariant: at most three quarters are in use, so a search is short.
+//! An entry has a number, 32 bits of its hash, and where more is to be found of it. The upper bits of the hash say where the entry
+//! belongs, so that a table grows without asking for any hash again; all of them tell it from others, so that who asks seldom has to
+//! look at anything else to know that it is the one. Collisions lie behind one another (linear probing, with deletion by moving
+//! back: Knuth, *The Art of Computer Programming* 3, 6.4, algorithm R). Invariant: at most three quarters are in use, so a search
+//! is short.
 
-/// In the upper half the hash, in the lower the number plus one; zero where nothing is.
+use super::arena::Piece;
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Entry(u64);
+struct Entry {
+    hash: u32,
+    /// The number plus one; zero where nothing is.
+    number: u32,
+    piece: Option<Piece>,
+}
 
 impl Entry {
-    fn new(hash: u32, number: u32) -> Self {
-        Self(u64::from(hash) << 32 | (u64::from(number) + 1))
-    }
-
-    const fn hash(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
-
-    fn number(self) -> Option<u32> {
-        (self.0 as u32).checked_sub(1)
+    fn number(&self) -> Option<u32> {
+        self.number.checked_sub(1)
     }
 }
 
@@ -35,13 +34,36 @@ impl Index {
     const LEAST: usize = 16;
 
     /// The first number of this hash of which `is_it` is true.
-    pub(super) fn find(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub(super) fn find(&self, hash: u32, is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        self.entries.get(self.place(hash, is_it)?)?.number()
+    }
+
+    /// Touches where a hash belongs.
+    pub(super) fn touch(&self, hash: u32) -> u32 {
+        self.entries.get(self.home(hash)).map(|entry| entry.number).unwrap_or_default()
+    }
+
+    /// The first number of this hash, and its piece.
+    pub(super) fn first(&self, hash: u32) -> Option<(u32, Option<Piece>)> {
+        let entry = self.entries.get(self.place(hash, |_| true)?)?;
+        Some((entry.number()?, entry.piece))
+    }
+
+    /// Says where more is to be found of a number.
+    pub(super) fn set(&mut self, hash: u32, number: u32, piece: Option<Piece>) {
+        let place = self.place(hash, |found| found == number);
+        if let Some(entry) = place.and_then(|place| self.entries.get_mut(place)) {
+            entry.piece = piece;
+        }
+    }
+
+    fn place(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<usize> {
         let mut at = self.home(hash);
         loop {
             let entry = self.entries.get(at)?;
             let number = entry.number()?;
-            if entry.hash() == hash && is_it(number) {
-                return Some(number);
+            if entry.hash == hash && is_it(number) {
+                return Some(at);
             }
             at = self.next(at);
         }
@@ -55,21 +77,13 @@ impl Index {
                 self.put(entry);
             }
         }
-        self.put(Entry::new(hash, number));
+        self.put(Entry { hash, number: number + 1, piece: None });
         self.count += 1;
     }
 
     /// Takes a number out that was added with this hash.
     pub(super) fn remove(&mut self, hash: u32, number: u32) {
-        let gone = Entry::new(hash, number);
-        let mut hole = self.home(hash);
-        loop {
-            match self.entries.get(hole) {
-                Some(entry) if *entry == gone => break,
-                Some(entry) if entry.number().is_some() => hole = self.next(hole),
-                _ => return,
-            }
-        }
+        let Some(mut hole) = self.place(hash, |found| found == number) else { return };
         self.count -= 1;
         let mut at = hole;
         loop {
@@ -77,7 +91,7 @@ impl Index {
             let entry = self.entries.get(at).copied().unwrap_or_default();
             let is_last = entry.number().is_none();
             // Whoever belongs behind the hole stays.
-            if !is_last && self.distance(self.home(entry.hash()), at) < self.distance(hole, at) {
+            if !is_last && self.distance(self.home(entry.hash), at) < self.distance(hole, at) {
                 continue;
             }
             if let Some(place) = self.entries.get_mut(hole) {
@@ -94,7 +108,7 @@ impl Index {
         if entry.number().is_none() {
             return;
         }
-        let mut at = self.home(entry.hash());
+        let mut at = self.home(entry.hash);
         while self.entries.get(at).is_some_and(|entry| entry.number().is_some()) {
             at = self.next(at);
         }

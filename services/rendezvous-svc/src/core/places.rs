@@ -7,6 +7,7 @@ use std::hash::{BuildHasher as _, RandomState};
 
 use p2psb_proto::model::PeerId;
 
+use super::arena::Piece;
 use super::index::Index;
 
 /// The number of a place.
@@ -50,13 +51,24 @@ impl<V> Places<V> {
         self.index.find(self.hash(peer), |number| self.peer(Slot(number)) == Some(peer)).map(Slot)
     }
 
-    /// Where a peer is if it is anywhere, found without a look at the place: in a billion cases it is another peer's once.
-    #[must_use]
-    pub fn likely_slot(&self, peer: &PeerId) -> Option<Slot> {
-        self.index.find(self.hash(peer), |_| true).map(Slot)
+    /// Touches what a hash leads to.
+    pub(super) fn touch(&self, hash: u32) {
+        std::hint::black_box(self.index.touch(hash));
     }
 
-    fn hash(&self, peer: &PeerId) -> u32 {
+    /// Where the peer of a hash is if it is anywhere, and its piece, found without a look at the place: now and then it is another
+    /// peer's.
+    pub(super) fn near(&self, hash: u32) -> Option<(Slot, Option<Piece>)> {
+        self.index.first(hash).map(|(number, piece)| (Slot(number), piece))
+    }
+
+    /// Says which piece is a peer's.
+    pub(super) fn set_piece(&mut self, peer: &PeerId, slot: Slot, piece: Option<Piece>) {
+        self.index.set(self.hash(peer), slot.0, piece);
+    }
+
+    /// Of a peer.
+    pub(super) fn hash(&self, peer: &PeerId) -> u32 {
         (self.hasher.hash_one(peer) >> 32) as u32
     }
 

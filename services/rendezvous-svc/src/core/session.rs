@@ -409,7 +409,7 @@ impl Sessions {
         std::mem::take(&mut self.forgotten)
     }
 
-    /// Touches what is kept of a peer; see [`Table::touch`](super::table::Table::touch).
+    /// Touches what is kept of a peer; see [`Aim`](super::table::Aim).
     #[must_use]
     pub fn touch(&self, slot: Slot) -> u8 {
         self.get(slot).map(|entry| entry.told as u8).unwrap_or_default()

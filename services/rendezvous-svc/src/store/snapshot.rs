@@ -162,23 +162,25 @@ pub struct Written {
 impl Writing {
     /// Appends things. Those for which there is no room are left out.
     pub fn put(&mut self, things: &[Kept]) -> io::Result<()> {
+        // All together: BLAKE3 takes an eighth of the time for what is long.
         let mut bytes = Vec::new();
         for thing in things {
-            bytes.clear();
+            let begin = bytes.len();
             bytes.extend([0; 4]);
             encoding::put(&mut bytes, thing);
-            let size = bytes.len().saturating_sub(4);
+            let size = bytes.len().saturating_sub(begin + 4);
             let has_room = self.bytes + bytes.len() as u64 + END_BYTES <= SNAPSHOT_BYTES;
             let length = u32::try_from(size).ok().filter(|_| size <= THING_BYTES && has_room);
-            let (Some(length), Some(at)) = (length, bytes.first_chunk_mut()) else {
+            let place = bytes.get_mut(begin..).and_then(<[u8]>::first_chunk_mut);
+            let (Some(length), Some(place)) = (length, place) else {
+                bytes.truncate(begin);
                 self.left_out += 1;
                 continue;
             };
-            *at = length.to_le_bytes();
-            self.write(&bytes)?;
+            *place = length.to_le_bytes();
             self.things += 1;
         }
-        Ok(())
+        self.write(&bytes)
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

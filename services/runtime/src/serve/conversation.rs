@@ -27,6 +27,9 @@ use super::prompt::{answer_head, is_of};
 /// Answers of one stream that take time, at once.
 const UNDER_WAY: usize = 64;
 
+/// Requests of so many bytes are not kept waiting for more of them.
+const TOGETHER_BYTES: usize = 8 * 1024;
+
 /// Who answers the requests of one stream.
 pub trait Answers: Send + Unpin + 'static {
     /// What is answered.
@@ -111,6 +114,7 @@ where
             answers: (self.begin)(),
             requests: Requests::new(request.into_body(), self.limit),
             later: Later(FuturesUnordered::new()),
+            end: None,
             state: State::Open,
         };
         Either::Left(ready(Ok(answer_head(Body::new(conversation)))))
@@ -122,6 +126,8 @@ struct Conversation<A: Answers> {
     answers: A,
     requests: Requests,
     later: Later<A::Later>,
+    /// How the requests end, behind those that wait.
+    end: Option<Status>,
     state: State,
 }
 
@@ -134,19 +140,34 @@ enum State {
 }
 
 impl<A: Answers> Conversation<A> {
+    /// Takes what has come, so that all of it is answered together; says whether there was anything.
+    fn hear(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut is_news = false;
+        while self.end.is_none() && (self.requests.waiting() < TOGETHER_BYTES || !self.requests.has_one()) {
+            match self.requests.poll_more(cx) {
+                Poll::Ready(Some(Ok(()))) => is_news = true,
+                Poll::Ready(Some(Err(status))) => self.end = Some(status),
+                Poll::Ready(None) => self.end = Some(Status::new(Code::Ok, "")),
+                Poll::Pending => break,
+            }
+        }
+        is_news
+    }
+
     /// All answers that there are now.
     fn answer(&mut self, cx: &mut Context<'_>) -> Framed {
         let mut to = Framed::default();
         loop {
             while matches!(self.state, State::Open) && self.later.has_room() && !to.is_full() {
+                let is_news = self.hear(cx);
                 if let Err(status) = self.answers.answer(&mut self.requests, &mut to, &mut self.later) {
                     self.state = State::Ending(status);
                 } else if self.later.has_room() && !to.is_full() {
-                    match self.requests.poll_more(cx) {
-                        Poll::Ready(Some(Ok(()))) => {}
-                        Poll::Ready(Some(Err(status))) => self.state = State::Ending(status),
-                        Poll::Ready(None) => self.state = State::Ending(Status::new(Code::Ok, "")),
-                        Poll::Pending => break,
+                    // All that wait are answered.
+                    match self.end.take() {
+                        Some(end) => self.state = State::Ending(self.requests.end(end)),
+                        None if is_news => {}
+                        None => break,
                     }
                 }
             }
@@ -274,7 +295,7 @@ mod tests {
         let (ending, end) = oneshot::channel();
         let body = Body::new(Pieces { pieces: pieces.into(), is_open });
         let (requests, later) = (Requests::new(body, LIMIT), Later(FuturesUnordered::new()));
-        (Conversation { answers: Echo { end }, requests, later, state: State::Open }, ending)
+        (Conversation { answers: Echo { end }, requests, later, end: None, state: State::Open }, ending)
     }
 
     fn framed(texts: &[&str]) -> Vec<u8> {
@@ -324,6 +345,30 @@ mod tests {
             let (mut conversation, _ending) = conversation(pieces, false);
             let (heard, outcome) = heard(&mut conversation).await;
             assert_eq!((heard.concat(), outcome.as_str()), (texts(&[&["a", "bc", "", "def"]]).concat(), "0"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flood_waits_with_whoever_sends_it_and_a_long_request_is_waited_for() {
+        // Each answer is longer than its request, so that a piece of answers is full before the flood is heard.
+        let flood = framed(&vec!["abcdefg"; 300]);
+        let pieces = vec![flood; 40];
+        let (mut conversation, _ending) = conversation(pieces, true);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let first = hyper::body::Body::poll_frame(Pin::new(&mut conversation), &mut cx);
+        assert!(first.is_ready());
+        assert!(conversation.requests.waiting() < 3 * TOGETHER_BYTES, "{}", conversation.requests.waiting());
+
+        let long = "x".repeat(3 * TOGETHER_BYTES);
+        let framed = [&[0, 0, 0, (long.len() >> 8) as u8, long.len() as u8], long.as_bytes()].concat();
+        let body =
+            Body::new(Pieces { pieces: framed.chunks(1000).map(<[u8]>::to_vec).collect(), is_open: false });
+        conversation.requests = Requests::new(body, usize::MAX);
+        let mut frame = None;
+        while frame.is_none() {
+            let polled = hyper::body::Body::poll_frame(Pin::new(&mut conversation), &mut cx);
+            let Poll::Ready(Some(Ok(piece))) = polled else { panic!("it does not wait") };
+            frame = piece.into_data().ok().filter(|data| data.ends_with(b"xxx"));
         }
     }
 

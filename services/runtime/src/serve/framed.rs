@@ -91,20 +91,48 @@ impl Requests {
         })
     }
 
+    /// How many bytes wait to be taken.
+    pub(super) fn waiting(&self) -> usize {
+        self.last.len() + self.held.len()
+    }
+
+    /// Whether there is one to be taken.
+    pub(super) fn has_one(&self) -> bool {
+        let has_come = self.has_come();
+        match self.length(has_come) {
+            Some(Ok(length)) => has_come.len() >= PREFIX + length,
+            Some(Err(_)) => true,
+            None => false,
+        }
+    }
+
+    fn has_come(&self) -> &[u8] {
+        if self.held.is_empty() { &self.last } else { &self.held }
+    }
+
+    /// How the call ends when its requests ended so and all were taken: not well in the middle of one.
+    pub(super) fn end(&self, end: Status) -> Status {
+        if end.code() == Code::Ok && self.waiting() > 0 {
+            return Status::internal("Unexpected EOF decoding stream.");
+        }
+        end
+    }
+
     /// Waits for more of them. `None`: that was all.
     pub(super) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(), Status>>> {
         let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
             Some(Ok(frame)) => frame.into_data().ok(),
             // Who hung up has heard enough.
-            Some(Err(status)) if status.code() == Code::Cancelled => return Poll::Ready(None),
+            Some(Err(status)) if status.code() == Code::Cancelled => {
+                self.last.clear();
+                self.held.clear();
+                return Poll::Ready(None);
+            }
             Some(Err(status)) => return Poll::Ready(Some(Err(status))),
             None => None,
         };
-        match frame {
-            Some(data) => self.add(data),
-            None if self.held.is_empty() && self.last.is_empty() => return Poll::Ready(None),
-            None => return Poll::Ready(Some(Err(Status::internal("Unexpected EOF decoding stream.")))),
-        }
+        let Some(data) = frame else { return Poll::Ready(None) };
+        self.add(data);
         Poll::Ready(Some(Ok(())))
     }
 
@@ -123,7 +151,7 @@ impl Iterator for Requests {
     type Item = Result<Bytes, Status>;
 
     fn next(&mut self) -> Option<Result<Bytes, Status>> {
-        let has_come = if self.held.is_empty() { &*self.last } else { &*self.held };
+        let has_come = self.has_come();
         let length = match self.length(has_come)? {
             Ok(length) => length,
             Err(status) => return Some(Err(status)),

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, Either, Ready};
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use hyper::body::{Body as _, Frame};
 use tonic::Status;
 use tonic::body::Body;
@@ -88,10 +88,13 @@ where
     }
 }
 
+/// Made once: the name in a text would be parsed for every call.
+static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+
 /// Whether this is a call of the method, and nothing about it is out of the ordinary.
 pub(super) fn is_of(method: &str, request: &Request<Body>) -> bool {
     let called = request.uri().path().rsplit('/').next();
-    let is_plain = request.headers().get("grpc-encoding").is_none_or(|encoding| encoding == "identity");
+    let is_plain = request.headers().get(&GRPC_ENCODING).is_none_or(|encoding| encoding == "identity");
     called == Some(method) && is_plain
 }
 
@@ -173,7 +176,7 @@ impl hyper::body::Body for Answer {
             Self::Message(message) => (Some(Ok(Frame::data(message))), Self::Trailers),
             Self::Trailers => {
                 let mut trailers = HeaderMap::with_capacity(1);
-                trailers.insert("grpc-status", HeaderValue::from_static("0"));
+                trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
                 (Some(Ok(Frame::trailers(trailers))), Self::Nothing)
             }
             Self::Nothing => (None, Self::Nothing),

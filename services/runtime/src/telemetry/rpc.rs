@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use hyper::body::{Body, Frame, SizeHint};
 use metrics::{Counter, Gauge, Histogram};
-use tonic::Code;
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -241,7 +241,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Outcome<B> {
 }
 
 fn code_in(headers: &HeaderMap) -> Option<Code> {
-    headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
+    headers.get(Status::GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
 /// Whether a code says that the server, not the caller, is at fault (OpenTelemetry's list).
