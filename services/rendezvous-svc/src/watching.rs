@@ -7,6 +7,7 @@ use p2psb_proto::model::PeerId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::core::resume::Left;
 use crate::core::watch::{Begin, Taken, TooManyWatched, WATCHED, WatchId, Watches};
 
 /// How long a watch waits for the owners of its peers before it begins.
@@ -70,7 +71,7 @@ impl OpenWatch {
     pub(crate) fn new(
         node: &Arc<crate::node::Node>,
         peers: Box<[PeerId]>,
-        from: Option<u64>,
+        from: Option<&Left>,
     ) -> Result<Self, TooManyWatched> {
         let wake = Arc::<Notify>::default();
         let (id, begin) = node.hub.watching.0.lock().open(peers.clone(), from, Arc::clone(&wake))?;
@@ -100,7 +101,8 @@ impl OpenWatch {
         self.node.hub.watching.0.lock().take(self.id, most)
     }
 
-    /// A peer was looked at.
+    /// A peer was looked at. Whoever calls this still holds the directory as it was then: a home that is lost behind it finds its
+    /// peer here.
     pub(crate) fn looked(&self, peer: &PeerId, home: Option<PeerId>, due: Option<Instant>) {
         self.node.hub.watching.0.lock().looked(peer, home, due);
     }

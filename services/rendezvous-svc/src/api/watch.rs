@@ -17,8 +17,9 @@ use tracing::Instrument as _;
 
 use super::status::{draining, full, not_an_id};
 use crate::convert;
+use crate::core::directory::{Located, NotLocated};
 use crate::core::presence::MARK_INTERVAL;
-use crate::core::resume::Resume;
+use crate::core::resume::{Resume, Told};
 use crate::core::watch::{Begin, WATCH_PEERS};
 use crate::node::{Caller, Node};
 use crate::watching::OpenWatch;
@@ -46,14 +47,17 @@ pub(super) fn watch(
     }
     let peers = watched(&request)?;
     verify(node, caller, &request)?;
-    let resume = Resume::new(node.id, node.epoch, &peers);
-    let from = (!request.resume_token.is_empty()).then(|| resume.parse(&request.resume_token));
+    let mut resume = Resume::new(node.id, node.epoch, &peers);
+    let left = resume.parse(&request.resume_token);
     let slot = Slot::take(node, caller)?;
-    let open = OpenWatch::new(node, peers, from.flatten())?;
+    let open = OpenWatch::new(node, peers, left.as_ref())?;
+    let resync = !request.resume_token.is_empty() && open.begin == Begin::Whole;
+    if let Some(left) = left.filter(|_| open.begin == Begin::Resumed) {
+        resume.goes_on(&left);
+    }
     let (outbound, answers) = mpsc::channel(QUEUE);
-    let teller = Teller { node: Arc::clone(node), open, resume, outbound, _slot: slot };
-    let resync = from.is_some() && teller.open.begin == Begin::Whole;
-    tokio::spawn(teller.run(resync).in_current_span());
+    let teller = Teller { node: Arc::clone(node), open, outbound, _slot: slot };
+    tokio::spawn(teller.run(resume, resync).in_current_span());
     Ok(ReceiverStream::new(answers))
 }
 
@@ -105,15 +109,14 @@ impl Drop for Slot {
 struct Teller {
     node: Arc<Node>,
     open: OpenWatch,
-    resume: Resume,
     outbound: mpsc::Sender<Result<wire::WatchPresenceResponse, Status>>,
     _slot: Slot,
 }
 
 impl Teller {
-    async fn run(self, resync: bool) {
+    async fn run(self, resume: Resume, resync: bool) {
         let failure = tokio::select! {
-            told = self.tell(resync) => told.err(),
+            told = self.tell(resume, resync) => told.err(),
             () = self.node.time_to_leave() => Some(draining()),
             () = self.outbound.closed() => None,
         };
@@ -123,7 +126,7 @@ impl Teller {
         }
     }
 
-    async fn tell(&self, resync: bool) -> Result<(), Failure> {
+    async fn tell(&self, mut resume: Resume, resync: bool) -> Result<(), Failure> {
         if resync {
             self.send(Message::Resync(wire::WatchResync {})).await?;
         }
@@ -134,14 +137,28 @@ impl Teller {
             let as_of = self.node.now().wall;
             let Some(taken) = self.open.take(STEP) else { return Ok(()) };
             for peer in &taken.peers {
-                self.send(self.look(peer)?).await?;
+                let found = self.look(peer);
+                resume.told(peer, Told::of(&found));
+                self.send(said(peer, found)?).await?;
+            }
+            for (peer, before) in &taken.unsure {
+                let found = self.look(peer);
+                let told = Told::of(&found);
+                if told != *before {
+                    resume.told(peer, told);
+                    self.send(said(peer, found)?).await?;
+                }
+            }
+            if !taken.unsure.is_empty() {
+                // Nothing that was sent may have let others run.
+                tokio::task::yield_now().await;
             }
             // The first mark ends the beginning: it is due at once.
             let Some(revision) = taken.complete else { continue };
             tokio::select! {
                 biased;
                 _ = marks.tick() => {
-                    let resume_token = self.resume.to_token(revision);
+                    let resume_token = resume.to_token(revision);
                     let as_of_time = Some(as_of.to_wire());
                     self.send(Message::Progress(wire::WatchProgress { resume_token, as_of_time })).await?;
                 }
@@ -150,18 +167,13 @@ impl Teller {
         }
     }
 
-    /// What is to be said of a peer now.
-    fn look(&self, peer: &PeerId) -> Result<Message, Failure> {
+    /// How a peer is now.
+    fn look(&self, peer: &PeerId) -> Result<Located, NotLocated> {
         let now = self.node.now();
-        let observed = self.node.directory.read().observe(peer, now);
+        let directory = self.node.directory.read();
+        let observed = directory.observe(peer, now);
         self.open.looked(peer, observed.home, observed.due);
-        Ok(match observed.found {
-            Ok(found) => Message::Peer(convert::located(&found)?),
-            Err(error) => {
-                let error = Some(Failure::from(error).into());
-                Message::Gone(wire::PeerGone { peer_id: peer.to_wire(), error })
-            }
-        })
+        observed.found
     }
 
     async fn send(&self, message: Message) -> Result<(), Failure> {
@@ -173,4 +185,15 @@ impl Teller {
                 .with("limit", "watch.patience")),
         }
     }
+}
+
+/// What is to be said of a peer.
+fn said(peer: &PeerId, found: Result<Located, NotLocated>) -> Result<Message, Failure> {
+    Ok(match found {
+        Ok(found) => Message::Peer(convert::located(&found)?),
+        Err(error) => {
+            let error = Some(Failure::from(error).into());
+            Message::Gone(wire::PeerGone { peer_id: peer.to_wire(), error })
+        }
+    })
 }

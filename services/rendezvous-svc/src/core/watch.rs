@@ -3,18 +3,19 @@
 //!
 //! Invariants:
 //! - Every change of a watched peer after a watch began is waiting in it, or was taken from it after the change.
-//! - A watch that goes on from a revision has waiting all its peers that changed since; where the log no longer reaches back
-//!   so far, all its peers.
+//! - A watch that goes on from a revision has waiting all its peers that changed since, and all others to be looked at: what
+//!   time and lost homes did to those meanwhile nobody has noted. Where the log no longer reaches back so far, all wait.
 //! - What only time changes comes due: a watched peer has one place at most in the row of deadlines, the one that was named
 //!   when it was looked at last.
 //! - What all watches hold together is bounded by the number of watched peers.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
 use p2psb_proto::model::PeerId;
 
 use super::outbox::Waiting;
+use super::resume::{Left, Told};
 
 /// Peers that one watch may follow.
 pub const WATCH_PEERS: usize = 1000;
@@ -40,7 +41,7 @@ pub struct TooManyWatched {
 pub enum Begin {
     /// With all its peers.
     Whole,
-    /// With those that changed since it was left.
+    /// With those that changed since it was left, and those that are found to be something else.
     Resumed,
 }
 
@@ -49,6 +50,8 @@ pub enum Begin {
 pub struct Taken {
     /// Whose state to tell.
     pub peers: Vec<PeerId>,
+    /// Whom to look at, and to tell of if this is no longer so.
+    pub unsure: Vec<(PeerId, Told)>,
     /// If nothing waits any more: with these told, every change up to this revision was.
     pub complete: Option<u64>,
 }
@@ -65,7 +68,24 @@ struct Watched {
 struct Watch<W> {
     peers: Box<[PeerId]>,
     waiting: Waiting,
+    /// What was told before the watch was left, of those of whom no change is known since, until they are looked at.
+    unsure: BTreeMap<PeerId, Told>,
     wake: W,
+}
+
+impl<W> Watch<W> {
+    /// A peer changed between the two watches, if it is one of this.
+    fn changed_before(&mut self, peer: &PeerId) {
+        if self.unsure.remove(peer).is_some() {
+            self.waiting.push(*peer);
+        }
+    }
+
+    /// A peer of this watch changed.
+    fn changed(&mut self, peer: PeerId) {
+        self.unsure.remove(&peer);
+        self.waiting.push(peer);
+    }
 }
 
 /// See the module. `W` wakes whoever tells a watch.
@@ -99,11 +119,11 @@ impl<W: Clone> Watches<W> {
         }
     }
 
-    /// Begins a watch of `peers`, none of them twice, from the beginning or from a revision that an earlier one had come to.
+    /// Begins a watch of `peers`, none of them twice, from the beginning or from where an earlier one of the same was left.
     pub fn open(
         &mut self,
         peers: Box<[PeerId]>,
-        from: Option<u64>,
+        from: Option<&Left>,
         wake: W,
     ) -> Result<(WatchId, Begin), TooManyWatched> {
         if self.count + peers.len() > self.limit {
@@ -116,21 +136,20 @@ impl<W: Clone> Watches<W> {
             let watched = self.watched.entry(*peer);
             watched.or_insert(Watched { by: Vec::new(), home: None, due: None }).by.push(id);
         }
-        let (waiting, begin) = self.beginning(id, &peers, from);
-        self.watches.insert(id, Watch { peers, waiting, wake });
-        Ok((id, begin))
-    }
-
-    fn beginning(&self, id: WatchId, peers: &[PeerId], from: Option<u64>) -> (Waiting, Begin) {
-        let mut waiting = Waiting::default();
-        let Some(changed) = from.and_then(|revision| self.since(revision)) else {
-            peers.iter().for_each(|peer| waiting.push(*peer));
-            return (waiting, Begin::Whole);
+        let mut watch = Watch { peers, waiting: Waiting::default(), unsure: BTreeMap::new(), wake };
+        let begin = match from.and_then(|from| Some((from, self.since(from.revision)?))) {
+            Some((from, changed)) => {
+                watch.unsure.extend(from.told.iter().copied());
+                changed.for_each(|peer| watch.changed_before(peer));
+                Begin::Resumed
+            }
+            None => {
+                watch.peers.iter().for_each(|peer| watch.waiting.push(*peer));
+                Begin::Whole
+            }
         };
-        // Whoever watches a peer since a moment ago is its last watcher.
-        let mine = |peer: &&PeerId| self.watched.get(*peer).is_some_and(|w| w.by.last() == Some(&id));
-        changed.filter(mine).for_each(|peer| waiting.push(*peer));
-        (waiting, Begin::Resumed)
+        self.watches.insert(id, watch);
+        Ok((id, begin))
     }
 
     /// What changed after `revision`; `None` if that is not known any more, or was never reached.
@@ -167,7 +186,7 @@ impl<W: Clone> Watches<W> {
         let watches = &mut self.watches;
         let woken = watched.by.iter().filter_map(|id| {
             let watch = watches.get_mut(id)?;
-            watch.waiting.push(peer);
+            watch.changed(peer);
             Some(watch.wake.clone())
         });
         woken.collect()
@@ -184,8 +203,10 @@ impl<W: Clone> Watches<W> {
     pub fn take(&mut self, id: WatchId, most: usize) -> Option<Taken> {
         let watch = self.watches.get_mut(&id)?;
         let peers = watch.waiting.take(most);
-        let complete = watch.waiting.is_empty().then_some(self.revision);
-        Some(Taken { peers, complete })
+        let room = most.saturating_sub(peers.len());
+        let unsure = std::iter::from_fn(|| watch.unsure.pop_first()).take(room).collect();
+        let is_complete = watch.waiting.is_empty() && watch.unsure.is_empty();
+        Some(Taken { peers, unsure, complete: is_complete.then_some(self.revision) })
     }
 
     /// A watched peer was looked at: its state rests on this home's word, and may change at `due` by time alone.
@@ -252,21 +273,37 @@ mod tests {
         assert!(watches.changed(peer(9)).is_empty(), "nobody watches it");
         let rest = watches.take(one, 9).unwrap();
         assert_eq!((rest.peers, rest.complete), (vec![peer(3), peer(1)], Some(3)));
-        assert_eq!(watches.take(one, 9), Some(Taken { peers: vec![], complete: Some(3) }));
+        let nothing = Taken { peers: vec![], unsure: vec![], complete: Some(3) };
+        assert_eq!(watches.take(one, 9), Some(nothing));
+    }
+
+    /// Left at a revision, with all told to be online.
+    fn left(numbers: &[u8], revision: u64) -> Left {
+        Left { revision, told: peers(numbers).iter().map(|peer| (*peer, Told::Online)).collect() }
     }
 
     #[test]
-    fn a_watch_that_comes_back_hears_what_it_missed_and_nothing_else() {
+    fn a_watch_that_comes_back_hears_what_it_missed_and_looks_at_all_others_once() {
         let mut watches = Watches::new(100);
-        let (one, _) = watches.open(peers(&[1, 2, 3]), None, 1).unwrap();
+        let (one, _) = watches.open(peers(&[1, 2, 3, 4]), None, 1).unwrap();
         watches.changed(peer(1));
-        let left_at = watches.take(one, 9).unwrap().complete;
+        let revision = watches.take(one, 9).unwrap().complete.unwrap();
         watches.close(one);
         for n in [2, 9, 2] {
             watches.changed(peer(n));
         }
-        let (again, begin) = watches.open(peers(&[1, 2, 3]), left_at, 1).unwrap();
-        assert_eq!((begin, all(&mut watches, again)), (Begin::Resumed, vec![peer(2)]));
+        let left = left(&[1, 2, 3, 4], revision);
+        let (again, begin) = watches.open(peers(&[1, 2, 3, 4]), Some(&left), 1).unwrap();
+        assert_eq!(begin, Begin::Resumed);
+        let first = watches.take(again, 2).unwrap();
+        assert_eq!((&first.peers[..], first.unsure.len(), first.complete), (&[peer(2)][..], 1, None));
+        // What changes before it is looked at is told in any case.
+        let looked_at = first.unsure[0].0;
+        let not_yet = [1, 3, 4].map(peer).into_iter().filter(|one| *one != looked_at).collect::<Vec<_>>();
+        watches.changed(not_yet[0]);
+        let rest = watches.take(again, 9).unwrap();
+        assert_eq!((rest.peers, rest.unsure), (vec![not_yet[0]], vec![(not_yet[1], Told::Online)]));
+        assert_eq!(rest.complete, Some(watches.revision));
     }
 
     #[test]
@@ -276,9 +313,11 @@ mod tests {
             watches.changed(peer(9));
         }
         for (from, begin) in [(0, Begin::Whole), (1, Begin::Resumed), (LOG as u64 + 2, Begin::Whole)] {
-            let (id, found) = watches.open(peers(&[1]), Some(from), 1).unwrap();
+            let (id, found) = watches.open(peers(&[1]), Some(&left(&[1], from)), 1).unwrap();
             assert_eq!(found, begin, "from {from}");
-            assert_eq!(all(&mut watches, id).len(), usize::from(begin == Begin::Whole));
+            let taken = watches.take(id, 9).unwrap();
+            let whole = usize::from(begin == Begin::Whole);
+            assert_eq!((taken.peers.len(), taken.unsure.len()), (whole, 1 - whole));
         }
     }
 

@@ -1,6 +1,6 @@
 //! Watching peers: the beginning, what changes, what time changes, and how a watch goes on.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use p2psb_proto::error::{Reason, fact_of};
 use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
@@ -9,11 +9,14 @@ use p2psb_proto::model::{Digest, PeerId};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
 use p2psb_proto::wire::rendezvous::v1::watch_presence_response::Message;
-use p2psb_runtime::Service as _;
+use p2psb_runtime::clock::ManualClock;
+use p2psb_runtime::{Clock, Service as _};
 use tonic::{Status, Streaming};
 
+use crate::bridge::member;
 use crate::harness::{TestServer, eventually, reason};
-use crate::peer::Peer;
+use crate::member::KeyFile;
+use crate::peer::{Peer, RawSession};
 
 /// What a watch said, in short.
 #[derive(Debug, PartialEq, Eq)]
@@ -132,6 +135,80 @@ async fn a_watch_goes_on_from_its_token_without_a_new_beginning() {
     two.unregister(&server, 2).await.unwrap();
     let mut again = Watch::resume(&server, &peers, token).await.unwrap();
     assert_eq!(again.beginning().await, [Said::Gone(two.id(), "PEER_OFFLINE".into())]);
+}
+
+/// A peer with a session at one member, watched at another, whose clock is moved by hand.
+struct FarHome {
+    home: TestServer,
+    server: TestServer,
+    hand: ManualClock,
+    peer: PeerId,
+    token: String,
+    _session: RawSession,
+}
+
+impl FarHome {
+    /// The watch was left when all was told.
+    async fn left() -> Self {
+        let key = KeyFile::new();
+        let home = TestServer::start(member(&key, [])).await;
+        let (clock, hand) = Clock::manual(SystemTime::now());
+        let server = TestServer::start_at(clock, member(&key, [&home])).await;
+        let peer = Peer::new();
+        let session = peer.open(&home, 1).await.unwrap();
+        server.knows(&peer.id(), PresenceState::Online).await;
+        let mut watch = Watch::open(&server, &[peer.id()]).await.unwrap();
+        assert_eq!(watch.beginning().await, [Said::Is(peer.id(), PresenceState::Online)]);
+        Self { home, server, hand, peer: peer.id(), token: watch.token, _session: session }
+    }
+
+    async fn resume(&self) -> Watch {
+        Watch::resume(&self.server, &[self.peer], self.token.clone()).await.unwrap()
+    }
+
+    async fn kill_home(&mut self) {
+        self.home.kill();
+        eventually!("the link is gone", self.server.links().await == 0);
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_goes_on_sees_the_home_of_a_peer_die_that_had_not_changed() {
+    let mut far = FarHome::left().await;
+    let mut again = far.resume().await;
+    assert_eq!(again.beginning().await, [], "nothing is told twice");
+    far.kill_home().await;
+    again.says(Said::Is(far.peer, PresenceState::Online)).await;
+    far.hand.advance(Duration::from_secs(16));
+    again.says(Said::Is(far.peer, PresenceState::Suspect)).await;
+    far.hand.advance(Duration::from_secs(75));
+    again.says(Said::Is(far.peer, PresenceState::Offline)).await;
+}
+
+#[tokio::test]
+async fn a_home_that_died_while_nobody_watched_is_told_to_who_comes_back() {
+    let mut far = FarHome::left().await;
+    far.kill_home().await;
+    far.hand.advance(Duration::from_secs(100));
+    let mut again = far.resume().await;
+    assert_eq!(again.beginning().await, [Said::Is(far.peer, PresenceState::Offline)]);
+}
+
+#[tokio::test]
+async fn a_record_that_ran_out_while_nobody_watched_is_told_to_who_comes_back() {
+    let (clock, hand) = Clock::manual(SystemTime::now());
+    let (server, brief, long) = (TestServer::start_at(clock, |_| ()).await, Peer::new(), Peer::new());
+    let record = brief.record_until(1, Duration::from_secs(5)).to_wire();
+    let _session = brief.open_over(server.connection().await, 1, record).await.unwrap();
+    let _other = long.open(&server, 1).await.unwrap();
+    let peers = [brief.id(), long.id()];
+    let mut watch = Watch::open(&server, &peers).await.unwrap();
+    assert_eq!(watch.beginning().await.len(), 2);
+    let token = watch.token.clone();
+    drop(watch);
+    hand.advance(Duration::from_secs(6));
+    let mut again = Watch::resume(&server, &peers, token).await.unwrap();
+    assert_eq!(again.beginning().await, [Said::Gone(brief.id(), "PEER_OFFLINE".into())]);
 }
 
 #[tokio::test]
