@@ -8,20 +8,14 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::core::resume::Left;
-use crate::core::watch::{Begin, Taken, TooManyWatched, WATCHED, WatchId, Watches};
+use crate::core::watch::{Begin, Taken, WatchId, Watches};
 
 /// How long a watch waits for the owners of its peers before it begins.
 const PATIENCE: Duration = Duration::from_millis(800);
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Watching(Mutex<Watches<Arc<Notify>>>);
-
-impl Default for Watching {
-    fn default() -> Self {
-        Self(Mutex::new(Watches::new(WATCHED)))
-    }
-}
 
 impl Watching {
     /// The record or presence of a peer changed.
@@ -42,11 +36,6 @@ impl Watching {
         let more = woken.len() >= most;
         wake(woken);
         more
-    }
-
-    /// How many peers are watched.
-    pub(crate) fn count(&self) -> usize {
-        self.0.lock().count()
     }
 }
 
@@ -72,11 +61,11 @@ impl OpenWatch {
         node: &Arc<crate::node::Node>,
         peers: Box<[PeerId]>,
         from: Option<&Left>,
-    ) -> Result<Self, TooManyWatched> {
+    ) -> Self {
         let wake = Arc::<Notify>::default();
-        let (id, begin) = node.hub.watching.0.lock().open(peers.clone(), from, Arc::clone(&wake))?;
+        let (id, begin) = node.hub.watching.0.lock().open(peers.clone(), from, Arc::clone(&wake));
         node.hub.tell(|bridge| peers.iter().for_each(|peer| bridge.watch(*peer)));
-        Ok(Self { node: Arc::clone(node), peers, id, wake, begin })
+        Self { node: Arc::clone(node), peers, id, wake, begin }
     }
 
     /// Resolves when owners of all the peers have said how they are, or have had time enough.

@@ -13,7 +13,6 @@ use crate::core::directory::{NotLocated, OFFLINE_RETRY, UNKNOWN_RETRY};
 use crate::core::members::LinkRefused;
 use crate::core::session::NotNewer;
 use crate::core::table::TableError;
-use crate::core::watch::TooManyWatched;
 
 /// After how long a full server may have room again.
 const FULL_RETRY: Duration = Duration::from_secs(60);
@@ -61,14 +60,6 @@ pub(crate) fn full(reached: LimitReached) -> Failure {
 impl From<TooMany> for Failure {
     fn from(error: TooMany) -> Self {
         Self::new(Reason::LimitExceeded, error.to_string()).with("limit", error.limit).retry_after(error.wait)
-    }
-}
-
-impl From<TooManyWatched> for Failure {
-    fn from(error: TooManyWatched) -> Self {
-        Self::new(Reason::LimitExceeded, error.to_string())
-            .with("limit", "watched")
-            .retry_after(apart(FULL_RETRY))
     }
 }
 
@@ -182,7 +173,6 @@ mod tests {
             full(LimitReached { limit: "limits.sessions", most: 1 }).into_status(),
             status(TableError::TooOften { wait: Duration::from_millis(300) }),
             status(LinkRefused::Full { limit: 1 }),
-            status(TooManyWatched { limit: 1 }),
             status(TooMany { limit: "dials_per_peer", most: 1, wait: Duration::from_secs(60) }),
         ] {
             assert_eq!(reason_of(&status), Some(Reason::LimitExceeded));

@@ -21,6 +21,7 @@ use crate::core::directory::{Located, NotLocated};
 use crate::core::presence::MARK_INTERVAL;
 use crate::core::resume::{Resume, Told};
 use crate::core::watch::{Begin, WATCH_PEERS};
+use crate::core::watched::Watcher;
 use crate::node::{Caller, Node};
 use crate::watching::OpenWatch;
 
@@ -46,11 +47,11 @@ pub(super) fn watch(
         return Err(draining());
     }
     let peers = watched(&request)?;
-    verify(node, caller, &request)?;
+    let watcher = verify(node, caller, &request)?;
     let mut resume = Resume::new(node.id, node.epoch, &peers);
     let left = resume.parse(&request.resume_token);
-    let slot = Slot::take(node, caller)?;
-    let open = OpenWatch::new(node, peers, left.as_ref())?;
+    let slot = Slot::take(node, watcher, peers.len())?;
+    let open = OpenWatch::new(node, peers, left.as_ref());
     let resync = !request.resume_token.is_empty() && open.begin == Begin::Whole;
     if let Some(left) = left.filter(|_| open.begin == Begin::Resumed) {
         resume.goes_on(&left);
@@ -79,30 +80,37 @@ fn watched(request: &wire::WatchPresenceRequest) -> Result<Box<[PeerId]>, Failur
 }
 
 /// The watcher is who it says, and asked for just these peers.
-fn verify(node: &Node, caller: &Caller, request: &wire::WatchPresenceRequest) -> Result<(), Failure> {
+fn verify(node: &Node, caller: &Caller, request: &wire::WatchPresenceRequest) -> Result<Watcher, Failure> {
     let watcher = PeerId::from_slice(&request.watcher_id).map_err(|error| not_an_id("watcher_id", &error))?;
     let proof = request.proof.as_ref().ok_or(ProofError::Missing)?;
     node.challenges.check(&proof.challenge, &watcher, caller.ip(), node.now().wall)?;
     let digest = Digest::of(&request.peer_ids.concat());
-    Ok(verify_answer(&watcher, &node.id, proof, ChallengeAction::Watch, &digest)?)
+    verify_answer(&watcher, &node.id, proof, ChallengeAction::Watch, &digest)?;
+    Ok(Watcher { id: watcher, from: caller.ip() })
 }
 
-/// A place among the watches, given back when dropped.
+/// A place among the watches, and for each of its peers; given back when dropped.
 struct Slot {
     node: Arc<Node>,
-    from: Option<std::net::IpAddr>,
+    watcher: Watcher,
+    peers: usize,
 }
 
 impl Slot {
-    fn take(node: &Arc<Node>, caller: &Caller) -> Result<Self, Failure> {
-        node.watches.lock().enter(caller.ip()).map_err(full)?;
-        Ok(Self { node: Arc::clone(node), from: caller.ip() })
+    fn take(node: &Arc<Node>, watcher: Watcher, peers: usize) -> Result<Self, Failure> {
+        node.watches.lock().enter(watcher.from).map_err(full)?;
+        if let Err(reached) = node.watched.lock().enter(watcher, peers) {
+            node.watches.lock().leave(watcher.from);
+            return Err(full(reached));
+        }
+        Ok(Self { node: Arc::clone(node), watcher, peers })
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.node.watches.lock().leave(self.from);
+        self.node.watched.lock().leave(self.watcher, self.peers);
+        self.node.watches.lock().leave(self.watcher.from);
     }
 }
 

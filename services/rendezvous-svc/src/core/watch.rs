@@ -7,7 +7,7 @@
 //!   time and lost homes did to those meanwhile nobody has noted. Where the log no longer reaches back so far, all wait.
 //! - What only time changes comes due: a watched peer has one place at most in the row of deadlines, the one that was named
 //!   when it was looked at last.
-//! - What all watches hold together is bounded by the number of watched peers.
+//! - What all watches hold together is bounded by the number of watched peers, for which [`super::watched`] has limits.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
@@ -19,22 +19,12 @@ use super::resume::{Left, Told};
 
 /// Peers that one watch may follow.
 pub const WATCH_PEERS: usize = 1000;
-/// Peers that all watches together may follow, each counted as often as it is watched.
-pub const WATCHED: usize = 1_000_000;
 /// Changes that are remembered for those who come back: at 2,000 changes a second those of half a minute.
 const LOG: usize = 65_536;
 
 /// Names a watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WatchId(u64);
-
-/// All watches together follow as many peers as they may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{limit} peers are watched here, as many as may be; come back later, or go to another rendezvous")]
-pub struct TooManyWatched {
-    /// How many there may be.
-    pub limit: usize,
-}
 
 /// How a watch begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,38 +88,25 @@ pub struct Watches<W> {
     /// Of the newest change.
     revision: u64,
     deadlines: BTreeSet<(Instant, PeerId)>,
-    count: usize,
-    limit: usize,
     next_id: u64,
 }
 
-impl<W: Clone> Watches<W> {
-    /// Nobody watches; at most `limit` peers may be watched.
-    #[must_use]
-    pub fn new(limit: usize) -> Self {
+impl<W> Default for Watches<W> {
+    fn default() -> Self {
         Self {
             watched: HashMap::new(),
             watches: HashMap::new(),
             log: VecDeque::new(),
             revision: 0,
             deadlines: BTreeSet::new(),
-            count: 0,
-            limit,
             next_id: 0,
         }
     }
+}
 
+impl<W: Clone> Watches<W> {
     /// Begins a watch of `peers`, none of them twice, from the beginning or from where an earlier one of the same was left.
-    pub fn open(
-        &mut self,
-        peers: Box<[PeerId]>,
-        from: Option<&Left>,
-        wake: W,
-    ) -> Result<(WatchId, Begin), TooManyWatched> {
-        if self.count + peers.len() > self.limit {
-            return Err(TooManyWatched { limit: self.limit });
-        }
-        self.count += peers.len();
+    pub fn open(&mut self, peers: Box<[PeerId]>, from: Option<&Left>, wake: W) -> (WatchId, Begin) {
         self.next_id += 1;
         let id = WatchId(self.next_id);
         for peer in &peers {
@@ -149,7 +126,7 @@ impl<W: Clone> Watches<W> {
             }
         };
         self.watches.insert(id, watch);
-        Ok((id, begin))
+        (id, begin)
     }
 
     /// What changed after `revision`; `None` if that is not known any more, or was never reached.
@@ -162,7 +139,6 @@ impl<W: Clone> Watches<W> {
     /// Ends a watch.
     pub fn close(&mut self, id: WatchId) {
         let Some(watch) = self.watches.remove(&id) else { return };
-        self.count = self.count.saturating_sub(watch.peers.len());
         for peer in &watch.peers {
             let Some(watched) = self.watched.get_mut(peer) else { continue };
             watched.by.retain(|by| *by != id);
@@ -238,12 +214,6 @@ impl<W: Clone> Watches<W> {
         }
         woken
     }
-
-    /// How many peers are watched, each counted as often as it is watched.
-    #[must_use]
-    pub const fn count(&self) -> usize {
-        self.count
-    }
 }
 
 #[cfg(test)]
@@ -263,8 +233,8 @@ mod tests {
 
     #[test]
     fn a_watch_begins_with_everybody_and_goes_on_with_what_changes_each_once() {
-        let mut watches = Watches::new(100);
-        let (one, begin) = watches.open(peers(&[1, 2, 3]), None, 1).unwrap();
+        let mut watches = Watches::default();
+        let (one, begin) = watches.open(peers(&[1, 2, 3]), None, 1);
         assert_eq!(begin, Begin::Whole);
         let first = watches.take(one, 2).unwrap();
         assert_eq!((first.peers, first.complete), (vec![peer(1), peer(2)], None));
@@ -284,8 +254,8 @@ mod tests {
 
     #[test]
     fn a_watch_that_comes_back_hears_what_it_missed_and_looks_at_all_others_once() {
-        let mut watches = Watches::new(100);
-        let (one, _) = watches.open(peers(&[1, 2, 3, 4]), None, 1).unwrap();
+        let mut watches = Watches::default();
+        let (one, _) = watches.open(peers(&[1, 2, 3, 4]), None, 1);
         watches.changed(peer(1));
         let revision = watches.take(one, 9).unwrap().complete.unwrap();
         watches.close(one);
@@ -293,7 +263,7 @@ mod tests {
             watches.changed(peer(n));
         }
         let left = left(&[1, 2, 3, 4], revision);
-        let (again, begin) = watches.open(peers(&[1, 2, 3, 4]), Some(&left), 1).unwrap();
+        let (again, begin) = watches.open(peers(&[1, 2, 3, 4]), Some(&left), 1);
         assert_eq!(begin, Begin::Resumed);
         let first = watches.take(again, 2).unwrap();
         assert_eq!((&first.peers[..], first.unsure.len(), first.complete), (&[peer(2)][..], 1, None));
@@ -308,12 +278,12 @@ mod tests {
 
     #[test]
     fn a_revision_that_is_too_old_or_was_never_reached_begins_anew() {
-        let mut watches = Watches::new(100);
+        let mut watches = Watches::default();
         for _ in 0..=LOG {
             watches.changed(peer(9));
         }
         for (from, begin) in [(0, Begin::Whole), (1, Begin::Resumed), (LOG as u64 + 2, Begin::Whole)] {
-            let (id, found) = watches.open(peers(&[1]), Some(&left(&[1], from)), 1).unwrap();
+            let (id, found) = watches.open(peers(&[1]), Some(&left(&[1], from)), 1);
             assert_eq!(found, begin, "from {from}");
             let taken = watches.take(id, 9).unwrap();
             let whole = usize::from(begin == Begin::Whole);
@@ -323,8 +293,8 @@ mod tests {
 
     #[test]
     fn what_time_changes_comes_due_once() {
-        let (mut watches, t) = (Watches::new(100), Time::start());
-        let (one, _) = watches.open(peers(&[1, 2]), None, 1).unwrap();
+        let (mut watches, t) = (Watches::default(), Time::start());
+        let (one, _) = watches.open(peers(&[1, 2]), None, 1);
         all(&mut watches, one);
         watches.looked(&peer(1), None, Some(t.at(10).mono));
         watches.looked(&peer(1), None, Some(t.at(20).mono));
@@ -339,8 +309,8 @@ mod tests {
 
     #[test]
     fn a_home_that_is_lost_changes_its_peers_only() {
-        let mut watches = Watches::new(100);
-        let (one, _) = watches.open(peers(&[1, 2, 3]), None, 1).unwrap();
+        let mut watches = Watches::default();
+        let (one, _) = watches.open(peers(&[1, 2, 3]), None, 1);
         all(&mut watches, one);
         for n in [1, 3] {
             watches.looked(&peer(n), Some(peer(200)), None);
@@ -357,18 +327,17 @@ mod tests {
     }
 
     #[test]
-    fn watches_are_bounded_and_leave_nothing_behind() {
-        let (mut watches, t) = (Watches::new(4), Time::start());
-        let (one, _) = watches.open(peers(&[1, 2, 3]), None, 1).unwrap();
-        let (two, _) = watches.open(peers(&[1]), None, 2).unwrap();
-        assert_eq!(watches.open(peers(&[4]), None, 3), Err(TooManyWatched { limit: 4 }));
+    fn watches_that_end_leave_nothing_behind() {
+        let (mut watches, t) = (Watches::default(), Time::start());
+        let (one, _) = watches.open(peers(&[1, 2, 3]), None, 1);
+        let (two, _) = watches.open(peers(&[1]), None, 2);
         assert_eq!(watches.changed(peer(1)), [1, 2]);
         watches.looked(&peer(2), None, Some(t.at(1).mono));
         watches.close(one);
         watches.close(one);
-        assert_eq!((watches.count(), watches.take(one, 1)), (1, None));
+        assert_eq!(watches.take(one, 1), None);
         assert_eq!(watches.changed(peer(1)), [2]);
         watches.close(two);
-        assert!(watches.watched.is_empty() && watches.deadlines.is_empty() && watches.count() == 0);
+        assert!(watches.watched.is_empty() && watches.deadlines.is_empty() && watches.watches.is_empty());
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use p2psb_proto::error::{Reason, fact_of};
+use p2psb_client::Connection;
+use p2psb_proto::error::{Reason, fact_of, reason_of, retry_after_of};
 use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
 use p2psb_proto::model::proof::ChallengeAction;
 use p2psb_proto::model::{Digest, PeerId};
@@ -14,7 +15,7 @@ use p2psb_runtime::{Clock, Service as _};
 use tonic::{Status, Streaming};
 
 use crate::bridge::member;
-use crate::harness::{TestServer, eventually, reason};
+use crate::harness::{TestServer, Wire, client, dialer, eventually, reason};
 use crate::member::KeyFile;
 use crate::peer::{Peer, RawSession};
 
@@ -38,9 +39,17 @@ impl Watch {
     }
 
     async fn resume(server: &TestServer, peers: &[PeerId], token: String) -> Result<Self, Status> {
-        let watcher = Peer::new();
-        let request = request(&watcher, server, peers, token).await;
-        let messages = server.client().await.watch_presence(request).await?.into_inner();
+        Self::open_by(&Peer::new(), &server.connection().await, peers, token).await
+    }
+
+    async fn open_by(
+        watcher: &Peer,
+        connection: &Connection,
+        peers: &[PeerId],
+        token: String,
+    ) -> Result<Self, Status> {
+        let request = request(watcher, connection, peers, token).await;
+        let messages = client(connection).watch_presence(request).await?.into_inner();
         Ok(Self { messages, token: String::new() })
     }
 
@@ -81,13 +90,13 @@ impl Watch {
 
 async fn request(
     watcher: &Peer,
-    server: &TestServer,
+    connection: &Connection,
     peers: &[PeerId],
     resume_token: String,
 ) -> wire::WatchPresenceRequest {
     let peer_ids: Vec<_> = peers.iter().map(PeerId::to_wire).collect();
     let digest = Digest::of(&peer_ids.concat());
-    let proof = watcher.proof(&server.connection().await, ChallengeAction::Watch, digest).await;
+    let proof = watcher.proof(connection, ChallengeAction::Watch, digest).await;
     let watcher_id = watcher.id().to_wire();
     wire::WatchPresenceRequest { peer_ids, watcher_id, proof: Some(proof), resume_token }
 }
@@ -229,7 +238,8 @@ async fn a_foreign_token_gets_resync_and_a_fresh_beginning() {
 async fn who_watches_must_prove_it_and_ask_for_what_may_be() {
     let (server, watcher) = (TestServer::start(|_| ()).await, Peer::new());
     let peers: Vec<PeerId> = (0..2).map(|_| Peer::new().id()).collect();
-    let good = request(&watcher, &server, &peers, String::new()).await;
+    let connection = server.connection().await;
+    let good = request(&watcher, &connection, &peers, String::new()).await;
     let mut client = server.client().await;
     let mut refused = async |request| reason(client.watch_presence(request).await.map(drop));
 
@@ -241,7 +251,7 @@ async fn who_watches_must_prove_it_and_ask_for_what_may_be() {
     let stolen = wire::WatchPresenceRequest { watcher_id: Peer::new().id().to_wire(), ..good.clone() };
     assert_eq!(refused(stolen).await, Reason::ChallengeExpired, "a challenge of somebody else");
     for ids in [vec![], vec![peers[0]; 2], vec![peers[0]; 1001], vec![peers[0]; 10_000]] {
-        let wrong = request(&watcher, &server, &ids, String::new()).await;
+        let wrong = request(&watcher, &connection, &ids, String::new()).await;
         assert_eq!(refused(wrong).await, Reason::InvalidArgument, "{} ids", ids.len());
     }
     client.watch_presence(good).await.unwrap();
@@ -257,6 +267,42 @@ async fn watches_from_one_address_are_bounded_and_end_with_their_stream() {
     assert_eq!(fact_of(&refused, "limit").as_deref(), Some("limits.sessions_per_ip"));
     drop(first);
     eventually!("the place is free again", Watch::open(&server, &peers).await.is_ok());
+}
+
+#[tokio::test]
+async fn one_watcher_address_or_network_does_not_take_the_watches_of_all() {
+    let server = TestServer::start(|c| {
+        c.limits.watched_per_watcher = 3;
+        c.limits.watched_per_ip = 4;
+        c.limits.watched_per_prefix = 6;
+        c.limits.watched = 9;
+    })
+    .await;
+    let peers: Vec<PeerId> = (0..5).map(|_| Peer::new().id()).collect();
+    let open = async |watcher: &Peer, ip: [u8; 4], count: usize| {
+        let wire = Wire::from(ip, &server).await;
+        let connection = dialer().dial(&wire.endpoint).await.unwrap();
+        let mut watch = Watch::open_by(watcher, &connection, &peers[..count], String::new()).await?;
+        watch.beginning().await;
+        Ok::<_, Status>((watch, wire, connection))
+    };
+    let refused = async |watcher: &Peer, ip: [u8; 4], count: usize| {
+        let status = open(watcher, ip, count).await.map(drop).unwrap_err();
+        assert_eq!(reason_of(&status), Some(Reason::LimitExceeded), "{status:?}");
+        assert!(retry_after_of(&status).is_some());
+        fact_of(&status, "limit").unwrap()
+    };
+    let [one, two, three, four] = [(); 4].map(|()| Peer::new());
+    let first = open(&one, [127, 0, 7, 1], 3).await.unwrap();
+    assert_eq!(refused(&one, [127, 0, 8, 1], 1).await, "limits.watched_per_watcher");
+    assert_eq!(refused(&two, [127, 0, 7, 1], 2).await, "limits.watched_per_ip");
+    let _second = open(&two, [127, 0, 7, 2], 2).await.unwrap();
+    assert_eq!(refused(&three, [127, 0, 7, 3], 2).await, "limits.watched_per_prefix");
+    // Others are unharmed, as long as there is room at all.
+    let _third = open(&three, [127, 0, 8, 1], 3).await.unwrap();
+    assert_eq!(refused(&four, [127, 0, 9, 1], 2).await, "limits.watched");
+    drop(first);
+    eventually!("who leaves makes room", open(&four, [127, 0, 9, 1], 3).await.is_ok());
 }
 
 #[tokio::test]
