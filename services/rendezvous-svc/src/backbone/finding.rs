@@ -6,20 +6,21 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::presence::Presence;
-use p2psb_proto::model::{PeerId, ServiceQuery};
+use p2psb_proto::model::{PeerId, ServiceQuery, limits};
 use p2psb_proto::wire::common::v1::LocatedPeer;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::bridge_answer::Answer as Arm;
 use p2psb_proto::wire::rendezvous::v1::bridge_question::Question;
 use prost::Message as _;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::asking::patience;
 use crate::convert;
-use crate::core::directory::{INCOMPLETE_RETRY, Located, Page, PageLimits, Query};
+use crate::core::directory::{INCOMPLETE_RETRY, LOCATED_OVERHEAD, Located, Page, PageLimits, Query};
 use crate::core::page::Cursor;
 use crate::core::placement::Key;
-use crate::core::union::unite;
+use crate::core::union::Union;
 use crate::node::Node;
 
 /// Bytes of a page that goes over a link.
@@ -38,46 +39,107 @@ pub(crate) async fn find(node: &Arc<Node>, query: Query) -> Result<Page, Failure
     if knows_all {
         return Ok(own(&query));
     }
-    let mut pages = ask(node, &owners, &query).await;
+    let mut finding = Finding::new(node, &query);
+    finding.gather(&owners).await;
     if owners.contains(&node.id) {
-        pages.push(own(&query));
+        finding.take(node.id, own(&query), true);
     }
-    if pages.is_empty() {
+    finding.go_on().await;
+    if finding.union.is_empty() {
         let text = format!("no rendezvous that owns the name {} can be asked now", query.wanted.service());
         return Err(Failure::new(Reason::LookupIncomplete, text).retry_after(INCOMPLETE_RETRY));
     }
-    Ok(unite(pages, query.limits.items))
+    Ok(finding.union.page())
 }
 
-/// The pages of those owners that answer in time.
-async fn ask(node: &Arc<Node>, owners: &[PeerId], query: &Query) -> Vec<Page> {
-    let question = Question::Find(wire::FindByServiceRequest {
-        service: query.wanted.service().to_string(),
-        page_size: u32::try_from(query.limits.items).unwrap_or(u32::MAX),
-        page_token: query.from.map(|from| from.to_token(&query.wanted)).unwrap_or_default(),
-        filters: query.wanted.filters_to_wire(),
-    });
-    let asked = owners.iter().filter_map(|owner| node.hub.ask(owner, question.clone()));
-    let mut asked: FuturesUnordered<_> = asked.collect();
-    let mut until = Instant::now() + patience(node).deadline;
-    let mut pages = Vec::new();
-    while let Ok(Some(answer)) = timeout_at(until, asked.next()).await {
-        let Ok(wire::BridgeAnswer { answer: Some(Arm::Providers(said)), .. }) = answer else { continue };
-        let (at, wanted) = (Arc::clone(node), query.wanted.clone());
+/// The same question to several owners.
+struct Finding<'a> {
+    node: &'a Arc<Node>,
+    query: &'a Query,
+    union: Union,
+    until: Instant,
+}
+
+impl<'a> Finding<'a> {
+    fn new(node: &'a Arc<Node>, query: &'a Query) -> Self {
+        let union = Union::new(query.from, query.limits.items);
+        Self { node, query, union, until: Instant::now() + patience(node).deadline }
+    }
+
+    /// The pages of those owners that answer in time.
+    async fn gather(&mut self, owners: &[PeerId]) {
+        let asked = owners.iter().filter_map(|owner| {
+            let answer = self.ask(owner, self.query.from)?;
+            Some(async move { (*owner, answer.await) })
+        });
+        let mut asked: FuturesUnordered<_> = asked.collect();
+        let mut until = self.until;
+        while let Ok(Some((owner, answer))) = timeout_at(until, asked.next()).await {
+            if self.answered(owner, answer.ok()).await {
+                until = until.min(Instant::now() + GATHERING);
+            }
+        }
+    }
+
+    /// Asks owners on that stopped early, one after the other.
+    async fn go_on(&mut self) {
+        while let Some((owner, from)) = self.union.ask_on() {
+            let answer = match self.ask(&owner, Some(from)) {
+                Some(answer) => timeout_at(self.until, answer).await.ok().and_then(Result::ok),
+                None => None,
+            };
+            if !self.answered(owner, answer).await {
+                self.union.give_up(&owner);
+            }
+        }
+    }
+
+    fn ask(&self, owner: &PeerId, from: Option<Cursor>) -> Option<oneshot::Receiver<wire::BridgeAnswer>> {
+        let question = wire::FindByServiceRequest {
+            service: self.query.wanted.service().to_string(),
+            page_size: u32::try_from(self.query.limits.items).unwrap_or(u32::MAX),
+            page_token: from.map(|from| from.to_token(&self.query.wanted)).unwrap_or_default(),
+            filters: self.query.wanted.filters_to_wire(),
+        };
+        self.node.hub.ask(owner, Question::Find(question))
+    }
+
+    /// Takes what an owner answered. Returns whether that was a page.
+    async fn answered(&mut self, owner: PeerId, answer: Option<wire::BridgeAnswer>) -> bool {
+        let Some(Arm::Providers(said)) = answer.and_then(|answer| answer.answer) else { return false };
+        let (at, wanted) = (Arc::clone(self.node), self.query.wanted.clone());
         // A page has up to a thousand signatures to look at.
         match tokio::task::spawn_blocking(move || read(&at, &wanted, said)).await {
             Ok(Ok(page)) => {
-                pages.push(page);
-                until = until.min(Instant::now() + GATHERING);
+                let had_to = is_large(&page);
+                self.take(owner, page, had_to)
             }
             Ok(Err(failure)) => {
-                metrics::counter!("rendezvous_bridged_refused_total").increment(1);
-                tracing::debug!(reason = %failure.reason, problem = failure.message, "a page proves nothing");
+                refused(&owner, &failure.message);
+                false
             }
-            Err(error) => tracing::error!(%error, "a page was not read"),
+            Err(error) => {
+                tracing::error!(%error, "a page was not read");
+                false
+            }
         }
     }
-    pages
+
+    fn take(&mut self, owner: PeerId, page: Page, had_to: bool) -> bool {
+        let taken = self.union.take(owner, page, had_to);
+        taken.inspect_err(|error| refused(&owner, &error.to_string())).is_ok()
+    }
+}
+
+fn refused(owner: &PeerId, problem: &str) {
+    metrics::counter!("rendezvous_bridged_refused_total").increment(1);
+    tracing::debug!(member = %owner, problem, "a page proves nothing");
+}
+
+/// Whether one provider more may not have fitted into a page that goes over a link.
+fn is_large(page: &Page) -> bool {
+    let bytes: usize = page.peers.iter().map(|found| found.bytes.len() + LOCATED_OVERHEAD).sum();
+    bytes + limits::PEER_RECORD_BYTES + LOCATED_OVERHEAD > LINK_PAGE_BYTES
 }
 
 /// A page that an owner told. Records that nobody signed are left out.

@@ -18,7 +18,7 @@ use super::session::{Sessions, Timing};
 use super::table::{Entry, Table};
 
 /// What encoding adds to a record in an answer, at most: presence, tags and lengths.
-const LOCATED_OVERHEAD: usize = 128;
+pub const LOCATED_OVERHEAD: usize = 128;
 
 /// After how long somebody who asked for an unknown peer may ask again.
 pub const UNKNOWN_RETRY: Duration = Duration::from_secs(30);

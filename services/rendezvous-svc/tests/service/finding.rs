@@ -1,0 +1,183 @@
+//! Owners of a service that lie, are slow, or do not know yet, and a member that owns nothing of it and asks them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
+use p2psb_proto::model::{PeerId, ServiceName, ServiceQuery};
+use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_proto::wire::rendezvous::v1::bridge_answer::Answer;
+use p2psb_rendezvous_svc::core::page::{Cursor, Part};
+use p2psb_rendezvous_svc::core::placement::{Key, Operator, Placement};
+use p2psb_rendezvous_svc::core::ring::Timing;
+use tokio::task::JoinHandle;
+
+use crate::bridge::member;
+use crate::harness::{TestServer, eventually};
+use crate::member::{KeyFile, RawLink, Says};
+use crate::peer::Peer;
+
+/// Whoever comes counts at once, and stays.
+const QUICK: Timing = Timing {
+    join_after: Duration::from_secs(2),
+    leave_after: Duration::from_secs(60),
+    overlap: Duration::from_secs(1),
+};
+
+/// A member, and a service whose three owners the test plays.
+struct Asker {
+    server: TestServer,
+    service: String,
+    owners: Vec<RawLink>,
+    /// Who is linked, too, and owns nothing of the service.
+    others: Vec<JoinHandle<()>>,
+}
+
+/// Where everybody looks for the owners.
+fn ring(members: &[PeerId]) -> Placement {
+    Placement::new(members.iter().map(|id| (*id, Operator::of(id, None))))
+}
+
+impl Asker {
+    async fn start() -> Self {
+        let key = KeyFile::new();
+        let server = TestServer::start_turning(QUICK, member(&key, [])).await;
+        let (mut links, mut members) = (Vec::new(), vec![server.id]);
+        for _ in 0..4 {
+            let other = Peer::new();
+            members.push(other.id());
+            let connection = server.connection().await;
+            links.push((other.id(), RawLink::dial(&other, connection, Some(key.bytes())).await.unwrap()));
+        }
+        let whole = ring(&members);
+        eventually!("all are in the ring", {
+            for (id, link) in &mut links {
+                link.acknowledge(link.received).await;
+                link.locate(id).await.unwrap();
+            }
+            links.iter().all(|(_, link)| link.mark.ring_digest == whole.digest())
+        });
+        let owners = |name: &str| whole.owners(Key::service(name));
+        let mut names = (0..).map(|n| format!("chat{n}"));
+        let service = names.find(|name| !owners(name).contains(&server.id)).unwrap();
+        let owns = |id: &PeerId| owners(&service).contains(id);
+        let (owning, others): (Vec<_>, Vec<_>) = links.into_iter().partition(|(id, _)| owns(id));
+        let silent = |_| async { None };
+        let others = others.into_iter().map(|(_, link)| tokio::spawn(link.own(true, silent))).collect();
+        let owners = owning.into_iter().map(|(_, link)| link).collect();
+        Self { server, service, owners, others }
+    }
+
+    /// Lets the next owner answer.
+    fn owner(&mut self, finished: bool, says: impl Says) {
+        let link = self.owners.pop().expect("one more owner");
+        self.others.push(tokio::spawn(link.own(finished, says)));
+    }
+
+    fn query(&self) -> ServiceQuery {
+        self.service.parse::<ServiceName>().unwrap().into()
+    }
+
+    /// A peer that provides the service.
+    fn provider(&self) -> Peer {
+        Peer::offering(&self.service)
+    }
+
+    fn providers(count: usize, of: &Self) -> Vec<Peer> {
+        let mut peers: Vec<Peer> = (0..count).map(|_| of.provider()).collect();
+        peers.sort_by_key(Peer::id);
+        peers
+    }
+
+    async fn page(&self, page_token: String) -> wire::FindByServiceResponse {
+        let request =
+            wire::FindByServiceRequest { service: self.service.clone(), page_token, ..Default::default() };
+        self.server.client().await.find_by_service(request).await.unwrap().into_inner()
+    }
+
+    /// All pages, of which there may be only so many, and whether one was sampled.
+    async fn walk(&self, most: usize) -> (Vec<LocatedPeer>, bool) {
+        let (mut found, mut sampled, mut token) = (Vec::new(), false, String::new());
+        for _ in 0..most {
+            let page = self.page(token).await;
+            found.extend(page.peers.into_iter().map(|peer| LocatedPeer::try_from(peer).unwrap()));
+            sampled |= page.sampled;
+            token = page.next_page_token;
+            if token.is_empty() {
+                return (found, sampled);
+            }
+        }
+        panic!("no end after {most} pages")
+    }
+}
+
+fn ids(found: &[LocatedPeer]) -> Vec<PeerId> {
+    let mut ids: Vec<PeerId> = found.iter().map(LocatedPeer::peer_id).collect();
+    ids.sort();
+    ids
+}
+
+/// What an owner answers that knows these peers by their records.
+fn page(peers: &[&Peer], next: String) -> Answer {
+    let offline = |peer: &&Peer| {
+        let record = peer.record(1);
+        let presence = p2psb_proto::wire::common::v1::Presence {
+            state: PresenceState::Offline as i32,
+            source: 3,
+            last_seen_time: Some(crate::peer::now().to_wire()),
+            as_of_time: Some(crate::peer::now().to_wire()),
+            ..Default::default()
+        };
+        p2psb_proto::wire::common::v1::LocatedPeer { record: Some(record.to_wire()), presence: Some(presence) }
+    };
+    let peers = peers.iter().map(offline).collect();
+    Answer::Providers(wire::FindByServiceResponse { peers, next_page_token: next, sampled: false })
+}
+
+/// An owner that knows these, and says so at once.
+fn knowing(peers: &[Peer]) -> impl Says {
+    let answer = page(&peers.iter().collect::<Vec<_>>(), String::new());
+    move |_| {
+        let answer = answer.clone();
+        async move { Some(answer) }
+    }
+}
+
+#[tokio::test]
+async fn an_owner_that_claims_to_have_stopped_early_hides_nobody_and_ends_the_walk_for_nobody() {
+    let mut asker = Asker::start().await;
+    let (peers, query) = (Asker::providers(3, &asker), asker.query());
+    asker.owner(true, knowing(&peers));
+    asker.owner(true, knowing(&peers));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&asked);
+    // It says of one place after the other, all before that of the first provider, that it came no further.
+    let mut places: Vec<PeerId> = (0..64).map(|_| Peer::new().id()).filter(|id| *id < peers[2].id()).collect();
+    places.sort();
+    asker.owner(true, move |_| {
+        let after = places[counts.fetch_add(1, Ordering::Relaxed) % places.len()];
+        let next = Cursor { part: Part::Online, after }.to_token(&query);
+        async move { Some(page(&[], next)) }
+    });
+    let (found, _) = asker.walk(3).await;
+    assert_eq!(ids(&found), peers.iter().map(Peer::id).collect::<Vec<_>>());
+    assert!(asked.load(Ordering::Relaxed) > 0, "the liar was asked");
+}
+
+#[tokio::test]
+async fn an_owner_that_leads_back_is_not_believed() {
+    let mut asker = Asker::start().await;
+    let (peers, query) = (Asker::providers(3, &asker), asker.query());
+    let first = Cursor { part: Part::Rest, after: peers[0].id() }.to_token(&query);
+    let (again, begin) = (first.clone(), first.clone());
+    asker.owner(true, knowing(&peers));
+    asker.owner(true, knowing(&peers));
+    asker.owner(true, move |_| {
+        let next = again.clone();
+        async move { Some(page(&[], next)) }
+    });
+    // From there on it says that there it goes on.
+    let answer = asker.page(begin).await;
+    assert_eq!((answer.peers.len(), answer.next_page_token), (2, String::new()));
+}
