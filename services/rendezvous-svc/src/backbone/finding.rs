@@ -1,4 +1,7 @@
 //! Which peers provide a service: from memory where this server owns the name, else from the owners, as one page.
+//!
+//! Promise: a page is made of what two owners say that have finished syncing, or the only one there is, and of what others say
+//! that are as quick as these; where fewer say anything in time, the page is `sampled`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +21,7 @@ use tokio::time::{Instant, timeout_at};
 use super::asking::patience;
 use crate::convert;
 use crate::core::directory::{INCOMPLETE_RETRY, LOCATED_OVERHEAD, Located, Page, PageLimits, Query};
+use crate::core::lookup::WITNESSES;
 use crate::core::page::Cursor;
 use crate::core::placement::Key;
 use crate::core::union::Union;
@@ -25,25 +29,26 @@ use crate::node::Node;
 
 /// Bytes of a page that goes over a link.
 const LINK_PAGE_BYTES: usize = 384 * 1024;
-/// After the first owner has answered the others have so much time.
+/// After enough owners have answered the others have so much time.
 const GATHERING: Duration = Duration::from_millis(100);
 
 /// One page of what a query wants.
 pub(crate) async fn find(node: &Arc<Node>, query: Query) -> Result<Page, Failure> {
     let key = Key::service(query.wanted.service().as_str());
-    let (owners, knows_all) = {
+    let (owners, awaited, knows_all) = {
         let bridge = node.hub.bridge.lock();
-        (bridge.view().to_tell(key).collect::<Vec<PeerId>>(), bridge.knows_all(key))
+        let owners: Vec<PeerId> = bridge.view().to_tell(key).collect();
+        (owners, bridge.view().owners(key).iter().count().min(WITNESSES), bridge.knows_all(key))
     };
     let own = |query: &Query| node.directory.read().find(query, node.now());
     if knows_all {
         return Ok(own(&query));
     }
-    let mut finding = Finding::new(node, &query);
-    finding.gather(&owners).await;
+    let mut finding = Finding::new(node, &query, awaited);
     if owners.contains(&node.id) {
         finding.take(node.id, own(&query), true);
     }
+    finding.gather(&owners).await;
     finding.go_on().await;
     if finding.union.is_empty() {
         let text = format!("no rendezvous that owns the name {} can be asked now", query.wanted.service());
@@ -57,16 +62,18 @@ struct Finding<'a> {
     node: &'a Arc<Node>,
     query: &'a Query,
     union: Union,
+    /// So many more owners have to answer that have finished syncing.
+    awaited: usize,
     until: Instant,
 }
 
 impl<'a> Finding<'a> {
-    fn new(node: &'a Arc<Node>, query: &'a Query) -> Self {
+    fn new(node: &'a Arc<Node>, query: &'a Query, awaited: usize) -> Self {
         let union = Union::new(query.from, query.limits.items);
-        Self { node, query, union, until: Instant::now() + patience(node).deadline }
+        Self { node, query, union, awaited, until: Instant::now() + patience(node).deadline }
     }
 
-    /// The pages of those owners that answer in time.
+    /// The first pages of those owners that answer in time.
     async fn gather(&mut self, owners: &[PeerId]) {
         let asked = owners.iter().filter_map(|owner| {
             let answer = self.ask(owner, self.query.from)?;
@@ -74,10 +81,15 @@ impl<'a> Finding<'a> {
         });
         let mut asked: FuturesUnordered<_> = asked.collect();
         let mut until = self.until;
-        while let Ok(Some((owner, answer))) = timeout_at(until, asked.next()).await {
-            if self.answered(owner, answer.ok()).await {
+        loop {
+            if self.awaited == 0 {
                 until = until.min(Instant::now() + GATHERING);
             }
+            let Ok(Some((owner, answer))) = timeout_at(until, asked.next()).await else { break };
+            self.answered(owner, answer.ok()).await;
+        }
+        if self.awaited > 0 {
+            self.union.is_sampled();
         }
     }
 
@@ -126,8 +138,15 @@ impl<'a> Finding<'a> {
     }
 
     fn take(&mut self, owner: PeerId, page: Page, had_to: bool) -> bool {
-        let taken = self.union.take(owner, page, had_to);
-        taken.inspect_err(|error| refused(&owner, &error.to_string())).is_ok()
+        let is_first = !self.union.has_heard(&owner);
+        if let Err(error) = self.union.take(owner, page, had_to) {
+            refused(&owner, &error.to_string());
+            return false;
+        }
+        if is_first && self.node.hub.bridge.lock().has_finished(&owner) {
+            self.awaited = self.awaited.saturating_sub(1);
+        }
+        true
     }
 }
 

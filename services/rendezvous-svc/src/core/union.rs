@@ -105,6 +105,12 @@ impl Union {
         self.parts.is_empty()
     }
 
+    /// Whether an owner has said anything.
+    #[must_use]
+    pub fn has_heard(&self, owner: &PeerId) -> bool {
+        self.parts.contains_key(owner)
+    }
+
     /// There may be providers that no page names.
     pub const fn is_sampled(&mut self) {
         self.sampled = true;

@@ -181,3 +181,48 @@ async fn an_owner_that_leads_back_is_not_believed() {
     let answer = asker.page(begin).await;
     assert_eq!((answer.peers.len(), answer.next_page_token), (2, String::new()));
 }
+
+/// The same, but late: later than others are waited for once enough have answered.
+fn knowing_late(peers: &[Peer]) -> impl Says {
+    let answer = page(&peers.iter().collect::<Vec<_>>(), String::new());
+    move |_| {
+        let answer = answer.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Some(answer)
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_first_answer_is_not_the_whole_truth_until_a_second_owner_has_answered() {
+    let mut asker = Asker::start().await;
+    let peers = Asker::providers(4, &asker);
+    asker.owner(true, knowing(&peers[..1]));
+    asker.owner(true, knowing_late(&peers[1..]));
+    asker.owner(true, |_| std::future::pending());
+    let (found, sampled) = asker.walk(1).await;
+    assert_eq!((ids(&found).len(), sampled), (4, false));
+}
+
+#[tokio::test]
+async fn an_owner_that_has_not_finished_syncing_is_no_witness() {
+    let mut asker = Asker::start().await;
+    let peers = Asker::providers(4, &asker);
+    asker.owner(false, knowing(&[]));
+    asker.owner(true, knowing_late(&peers[..2]));
+    asker.owner(true, knowing_late(&peers[2..]));
+    let (found, sampled) = asker.walk(1).await;
+    assert_eq!((ids(&found).len(), sampled), (4, false));
+}
+
+#[tokio::test]
+async fn it_is_said_when_too_few_owners_have_answered() {
+    let mut asker = Asker::start().await;
+    let peers = Asker::providers(2, &asker);
+    asker.owner(true, knowing(&peers));
+    asker.owner(false, knowing(&peers));
+    asker.owner(true, |_| std::future::pending());
+    let (found, sampled) = asker.walk(1).await;
+    assert_eq!((ids(&found).len(), sampled), (2, true));
+}

@@ -279,7 +279,10 @@ impl RawLink {
         loop {
             let (sent, received) = (self.number.load(Ordering::Relaxed), self.received);
             let mark = wire::BridgeMark { received, sent, finished, ..wire::BridgeMark::default() };
-            self.say(&wire::LinkRequest { message: Some(Up::Mark(mark)) }).await;
+            let mark = Anything::of(&wire::LinkRequest { message: Some(Up::Mark(mark)) });
+            if self.up.send(mark).await.is_err() {
+                return;
+            }
             let heard = match self.down.message().await {
                 Ok(Some(wire::LinkResponse { message: Some(heard) })) => heard,
                 Ok(Some(_)) => continue,
