@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use p2psb_proto::error::{Failure, Reason};
-use p2psb_proto::model::presence::Presence;
-use p2psb_proto::model::{PeerId, ServiceQuery, limits};
-use p2psb_proto::wire::common::v1::LocatedPeer;
+use p2psb_proto::model::presence::{Presence, aliveness};
+use p2psb_proto::model::{PeerId, PeerStatement, ServiceQuery, UnixMillis, limits};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::bridge_answer::Answer as Arm;
 use p2psb_proto::wire::rendezvous::v1::bridge_question::Question;
@@ -18,29 +17,36 @@ use prost::Message as _;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::asking::patience;
+use super::asking::{self, patience};
+use super::stating;
 use crate::convert;
-use crate::core::directory::{INCOMPLETE_RETRY, LOCATED_OVERHEAD, Located, Page, PageLimits, Query};
+use crate::core::Now;
+use crate::core::directory::{self, INCOMPLETE_RETRY, Located, Page, PageLimits, Query};
 use crate::core::lookup::WITNESSES;
 use crate::core::page::Cursor;
 use crate::core::placement::Key;
-use crate::core::union::Union;
+use crate::core::presence::{Said, View};
+use crate::core::union::{Found, Union, place};
 use crate::node::Node;
 
 /// Bytes of a page that goes over a link.
 const LINK_PAGE_BYTES: usize = 384 * 1024;
+/// Homes of a provider that a page tells of: as many as a peer keeps. The word of one has less than 400 bytes with its proof.
+const HOMES: usize = 3;
+/// What one provider takes in a page that goes over a link, at most.
+const LARGEST: usize = limits::PEER_RECORD_BYTES + HOMES * 400 + 16;
 /// After enough owners have answered the others have so much time.
 const GATHERING: Duration = Duration::from_millis(100);
 
 /// One page of what a query wants.
-pub(crate) async fn find(node: &Arc<Node>, query: Query) -> Result<Page, Failure> {
+pub(crate) async fn find(node: &Arc<Node>, query: Query) -> Result<Page<Found>, Failure> {
     let key = Key::service(query.wanted.service().as_str());
     let (owners, awaited, knows_all) = {
         let bridge = node.hub.bridge.lock();
         let owners: Vec<PeerId> = bridge.view().to_tell(key).collect();
         (owners, bridge.view().owners(key).iter().count().min(WITNESSES), bridge.knows_all(key))
     };
-    let own = |query: &Query| node.directory.read().find(query, node.now());
+    let own = |query: &Query| node.directory.read().find(query, node.now()).map(Found::from);
     if knows_all {
         return Ok(own(&query));
     }
@@ -118,14 +124,12 @@ impl<'a> Finding<'a> {
 
     /// Takes what an owner answered. Returns whether that was a page.
     async fn answered(&mut self, owner: PeerId, answer: Option<wire::BridgeAnswer>) -> bool {
-        let Some(Arm::Providers(said)) = answer.and_then(|answer| answer.answer) else { return false };
+        let Some(Arm::Page(said)) = answer.and_then(|answer| answer.answer) else { return false };
         let (at, wanted) = (Arc::clone(self.node), self.query.wanted.clone());
-        // A page has up to a thousand signatures to look at.
-        match tokio::task::spawn_blocking(move || read(&at, &wanted, said)).await {
-            Ok(Ok(page)) => {
-                let had_to = is_large(&page);
-                self.take(owner, page, had_to)
-            }
+        let reading = move || Reading { node: &at, owner, wanted: &wanted, now: at.now() }.page(said);
+        // A page has up to two thousand signatures to look at.
+        match tokio::task::spawn_blocking(reading).await {
+            Ok(Ok((page, had_to))) => self.take(owner, page, had_to),
             Ok(Err(failure)) => {
                 refused(&owner, &failure.message);
                 false
@@ -137,7 +141,7 @@ impl<'a> Finding<'a> {
         }
     }
 
-    fn take(&mut self, owner: PeerId, page: Page, had_to: bool) -> bool {
+    fn take(&mut self, owner: PeerId, page: Page<Found>, had_to: bool) -> bool {
         let is_first = !self.union.has_heard(&owner);
         if let Err(error) = self.union.take(owner, page, had_to) {
             refused(&owner, &error.to_string());
@@ -155,44 +159,115 @@ fn refused(owner: &PeerId, problem: &str) {
     tracing::debug!(member = %owner, problem, "a page proves nothing");
 }
 
-/// Whether one provider more may not have fitted into a page that goes over a link.
-fn is_large(page: &Page) -> bool {
-    let bytes: usize = page.peers.iter().map(|found| found.bytes.len() + LOCATED_OVERHEAD).sum();
-    bytes + limits::PEER_RECORD_BYTES + LOCATED_OVERHEAD > LINK_PAGE_BYTES
+/// Looks at what an owner says: nothing of it is believed that the provider itself did not sign.
+struct Reading<'a> {
+    node: &'a Node,
+    owner: PeerId,
+    wanted: &'a ServiceQuery,
+    now: Now,
 }
 
-/// A page that an owner told. Records that nobody signed are left out.
-fn read(node: &Node, wanted: &ServiceQuery, said: wire::FindByServiceResponse) -> Result<Page, Failure> {
-    let next = Cursor::parse(&said.next_page_token, wanted)?;
-    let peers = said.peers.into_iter().filter_map(|one| located(node, wanted, one).ok()).collect();
-    Ok(Page { peers, next, sampled: said.sampled })
-}
-
-fn located(node: &Node, wanted: &ServiceQuery, said: LocatedPeer) -> Result<Located, Failure> {
-    let malformed = || Failure::new(Reason::InvalidArgument, "a provider without record or presence");
-    let record = said.record.ok_or_else(malformed)?;
-    let presence =
-        said.presence.and_then(|presence| Presence::try_from(presence).ok()).ok_or_else(malformed)?;
-    let bytes = bytes::Bytes::from(record.encode_to_vec());
-    let peer = node.verify(record)?.peer_id();
-    if !wanted.is_met_by_stored(&bytes) {
-        return Err(Failure::new(Reason::InvalidArgument, "a provider of something else"));
+impl Reading<'_> {
+    /// A page, and whether one provider more may not have fitted into it. Records that nobody signed are left out.
+    fn page(&self, said: wire::BridgeProviders) -> Result<(Page<Found>, bool), Failure> {
+        let next = Cursor::parse(&said.next_page_token, self.wanted)?;
+        let (mut peers, mut bytes) = (Vec::new(), 0);
+        for one in said.peers {
+            let size = one.encoded_len();
+            match self.found(one) {
+                Ok(found) => {
+                    peers.push(found);
+                    bytes += size;
+                }
+                Err(failure) => refused(&self.owner, &failure.message),
+            }
+        }
+        Ok((Page { peers, next, sampled: said.sampled }, bytes + LARGEST > LINK_PAGE_BYTES))
     }
-    Ok(Located { peer, bytes, presence })
+
+    fn found(&self, said: wire::BridgeFound) -> Result<Found, Failure> {
+        let missing = || Failure::new(Reason::InvalidArgument, "a provider without a record");
+        let record = said.record.ok_or_else(missing)?;
+        let bytes = bytes::Bytes::from(record.encode_to_vec());
+        let statement = self.node.verify(record)?;
+        let PeerStatement::Record(record) = &statement else { return Err(missing()) };
+        if !self.wanted.is_met_by_stored(&bytes) {
+            return Err(Failure::new(Reason::InvalidArgument, "a provider of something else"));
+        }
+        let peer = statement.peer_id();
+        let (presence, said) = self.presence(&peer, record.value().issued, &said.presence);
+        Ok(Found { located: Located { peer, bytes, presence }, said: Some(said) })
+    }
+
+    /// How a provider is: as this server knows itself, if the provider is here; else as the liveliest of its homes says that it proved
+    /// a session with; else nobody knows more than its record says.
+    fn presence(
+        &self,
+        peer: &PeerId,
+        issued: UnixMillis,
+        said: &[wire::HomePresence],
+    ) -> (Presence, Vec<Said>) {
+        let mut homes: Vec<Said> = said
+            .iter()
+            .take(HOMES)
+            .filter_map(|said| stating::read(said, self.owner, self.now).ok())
+            .filter(|said| said.peer == *peer && said.home != self.node.id)
+            .map(|said| Said { is_direct: false, ..said })
+            .collect();
+        let (here, views) = {
+            let directory = self.node.directory.read();
+            let is_here = directory.is_here(peer, self.now);
+            let here = if is_here { directory.locate(peer, self.now).ok() } else { None };
+            let follow = |said: &Said| directory.presence.follow(said, self.now.mono);
+            (here.map(|here| here.presence), homes.iter().map(follow).collect::<Vec<_>>())
+        };
+        let mut best: Vec<(usize, View)> = views.into_iter().enumerate().collect();
+        best.sort_by_key(|(_, view)| std::cmp::Reverse((aliveness(view.state), view.last_seen)));
+        let is_proven = |(n, _): &(usize, View)| {
+            homes.get(*n).is_some_and(|said| stating::verify(said, self.node.network).is_ok())
+        };
+        let proven = best.into_iter().find(is_proven);
+        let said = proven.map(|(n, _)| vec![homes.swap_remove(n)]).unwrap_or_default();
+        let views = proven.map(|(_, view)| view);
+        (here.unwrap_or_else(|| directory::presence(views, issued, self.now)), said)
+    }
 }
 
 /// Answers a member that asks.
 pub(super) fn answer(node: &Node, asked: wire::FindByServiceRequest) -> Result<Arm, Failure> {
     let query = over_a_link(asked)?;
-    let page = node.directory.read().find(&query, node.now());
-    Ok(Arm::Providers(to_wire(&page, &query.wanted)?))
+    let page = node.directory.read().find(&query, node.now()).map(Found::from);
+    over_the_link(node, page, &query.wanted)
 }
 
 /// Answers an edge that asks: with all that the owners know.
 pub(super) async fn answer_edge(node: &Arc<Node>, asked: wire::FindByServiceRequest) -> Result<Arm, Failure> {
     let query = over_a_link(asked)?;
     let wanted = query.wanted.clone();
-    Ok(Arm::Providers(to_wire(&find(node, query).await?, &wanted)?))
+    over_the_link(node, find(node, query).await?, &wanted)
+}
+
+/// A page with what its reader needs to believe it, as much of it as may go over a link.
+fn over_the_link(node: &Node, page: Page<Found>, wanted: &ServiceQuery) -> Result<Arm, Failure> {
+    let now = node.now();
+    let (mut peers, mut bytes, mut last, mut next) = (Vec::new(), 0, None, page.next);
+    let directory = node.directory.read();
+    for Found { located, said } in page.peers {
+        let presence = match said {
+            Some(said) => said.iter().map(|said| stating::to_wire(said, now)).collect(),
+            None => asking::homes_of(&directory, &located.peer, HOMES, now),
+        };
+        let told = wire::BridgeFound { record: Some(convert::signed(&located.bytes)?), presence };
+        bytes += told.encoded_len();
+        if bytes > LINK_PAGE_BYTES && last.is_some() {
+            next = last;
+            break;
+        }
+        last = Some(place(&located));
+        peers.push(told);
+    }
+    let next_page_token = next.map(|next| next.to_token(wanted)).unwrap_or_default();
+    Ok(Arm::Page(wire::BridgeProviders { peers, next_page_token, sampled: page.sampled }))
 }
 
 fn over_a_link(asked: wire::FindByServiceRequest) -> Result<Query, Failure> {
@@ -203,9 +278,12 @@ fn over_a_link(asked: wire::FindByServiceRequest) -> Result<Query, Failure> {
 }
 
 /// A page as it is told.
-pub(crate) fn to_wire(page: &Page, wanted: &ServiceQuery) -> Result<wire::FindByServiceResponse, Failure> {
+pub(crate) fn to_wire(
+    page: &Page<Found>,
+    wanted: &ServiceQuery,
+) -> Result<wire::FindByServiceResponse, Failure> {
     Ok(wire::FindByServiceResponse {
-        peers: page.peers.iter().map(convert::located).collect::<Result<_, _>>()?,
+        peers: page.peers.iter().map(|found| convert::located(&found.located)).collect::<Result<_, _>>()?,
         next_page_token: page.next.map(|next| next.to_token(wanted)).unwrap_or_default(),
         sampled: page.sampled,
     })

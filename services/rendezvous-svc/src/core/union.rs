@@ -17,6 +17,7 @@ use p2psb_proto::model::presence::PresenceState;
 
 use super::directory::{Located, Page};
 use super::page::{Cursor, Part as PagePart};
+use super::presence::Said;
 
 /// Of two places the one that comes first in an answer.
 fn before(a: &Cursor, b: &Cursor) -> Ordering {
@@ -24,9 +25,32 @@ fn before(a: &Cursor, b: &Cursor) -> Ordering {
     rank(a).cmp(&rank(b))
 }
 
-fn place(found: &Located) -> Cursor {
+/// Where it stands in an answer.
+#[must_use]
+pub fn place(found: &Located) -> Cursor {
     let is_online = found.presence.state == PresenceState::Online;
     Cursor { part: if is_online { PagePart::Online } else { PagePart::Rest }, after: found.peer }
+}
+
+/// A provider, and why its presence is believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The provider.
+    pub located: Located,
+    /// The word of a home that was told and is proven, if there is any; `None`: it was found here.
+    pub said: Option<Vec<Said>>,
+}
+
+impl Found {
+    fn place(&self) -> Cursor {
+        place(&self.located)
+    }
+}
+
+impl From<Located> for Found {
+    fn from(located: Located) -> Self {
+        Self { located, said: None }
+    }
 }
 
 /// Of an owner that stops early without need so many pages are asked for: with them one that is honest has looked twice at all
@@ -41,7 +65,7 @@ pub struct NotBehind;
 /// What one owner said so far.
 #[derive(Debug)]
 struct Part {
-    peers: Vec<Located>,
+    peers: Vec<Found>,
     /// Where it stopped; `None`: it knows no more.
     end: Option<Cursor>,
     /// It stopped because it had said as much as it was asked for, or is this server.
@@ -75,7 +99,7 @@ impl Union {
     }
 
     /// An owner says a page: its first one, or one that goes on where it stopped. `had_to` is whether it had to stop there.
-    pub fn take(&mut self, owner: PeerId, page: Page, had_to: bool) -> Result<(), NotBehind> {
+    pub fn take(&mut self, owner: PeerId, page: Page<Found>, had_to: bool) -> Result<(), NotBehind> {
         let from = self.from;
         let known = self.parts.get(&owner).filter(|part| part.end.is_some());
         let begin = known.map_or(from, |part| part.end);
@@ -88,7 +112,7 @@ impl Union {
         let new = || Part { peers: Vec::new(), end: None, had_to: false, rounds: 0, given_up: false };
         let part = self.parts.entry(owner).or_insert_with(new);
         // Who changed its presence between two pages may be missed, but leads nobody back.
-        part.peers.extend(page.peers.into_iter().filter(|found| is_behind(&place(found), from)));
+        part.peers.extend(page.peers.into_iter().filter(|found| is_behind(&found.place(), from)));
         part.end = page.next;
         part.rounds += 1;
         part.had_to = had_to || part.peers.len() >= self.items;
@@ -138,7 +162,7 @@ impl Union {
 
     /// The page that all of them make.
     #[must_use]
-    pub fn page(self) -> Page {
+    pub fn page(self) -> Page<Found> {
         // Behind the place where the first owner stopped the others' pages are not the whole truth.
         let first_end = |given_up: bool| {
             let parts = self.parts.values().filter(move |part| part.given_up == given_up);
@@ -146,21 +170,21 @@ impl Union {
         };
         let all_given_up = self.parts.values().all(|part| part.given_up);
         let mut next = first_end(all_given_up);
-        let mut best: BTreeMap<PeerId, Located> = BTreeMap::new();
+        let mut best: BTreeMap<PeerId, Found> = BTreeMap::new();
         for found in self.parts.into_values().flat_map(|part| part.peers) {
-            let is_better = |known: &Located| before(&place(&found), &place(known)) == Ordering::Less;
-            if best.get(&found.peer).is_none_or(is_better) {
-                best.insert(found.peer, found);
+            let is_better = |known: &Found| before(&found.place(), &known.place()) == Ordering::Less;
+            if best.get(&found.located.peer).is_none_or(is_better) {
+                best.insert(found.located.peer, found);
             }
         }
-        let mut peers: Vec<Located> = best.into_values().collect();
-        peers.sort_by(|a, b| before(&place(a), &place(b)));
+        let mut peers: Vec<Found> = best.into_values().collect();
+        peers.sort_by(|a, b| before(&a.place(), &b.place()));
         if let Some(end) = next {
-            peers.retain(|found| before(&place(found), &end) != Ordering::Greater);
+            peers.retain(|found| before(&found.place(), &end) != Ordering::Greater);
         }
         if peers.len() > self.items {
             peers.truncate(self.items);
-            next = peers.last().map(place);
+            next = peers.last().map(Found::place);
         }
         Page { peers, next, sampled: self.sampled }
     }
@@ -174,10 +198,10 @@ mod tests {
     use super::*;
     use crate::core::testing::{T0, peer};
 
-    fn found(n: u8, state: PresenceState) -> Located {
+    fn found(n: u8, state: PresenceState) -> Found {
         let presence =
             Presence { state, last_seen: T0, as_of: T0, source: PresenceSource::Session, home: None };
-        Located { peer: peer(n), bytes: Bytes::new(), presence }
+        Located { peer: peer(n), bytes: Bytes::new(), presence }.into()
     }
 
     /// Peers in the order of their ids, all online.
@@ -187,14 +211,14 @@ mod tests {
         all
     }
 
-    fn page(of: &[u8], next: Option<u8>) -> Page {
+    fn page(of: &[u8], next: Option<u8>) -> Page<Found> {
         let peers = of.iter().map(|n| found(*n, PresenceState::Online)).collect();
         let next = next.map(|n| Cursor { part: PagePart::Online, after: peer(n) });
         Page { peers, next, sampled: false }
     }
 
     /// Of owners that all stopped where they had to.
-    fn unite(pages: Vec<Page>, items: usize) -> Page {
+    fn unite(pages: Vec<Page<Found>>, items: usize) -> Page<Found> {
         let mut union = Union::new(None, items);
         for (n, page) in pages.into_iter().enumerate() {
             union.take(owner(n), page, true).unwrap();
@@ -211,8 +235,8 @@ mod tests {
         Cursor { part: PagePart::Online, after: peer(n) }
     }
 
-    fn ids(page: &Page) -> Vec<PeerId> {
-        page.peers.iter().map(|found| found.peer).collect()
+    fn ids(page: &Page<Found>) -> Vec<PeerId> {
+        page.peers.iter().map(|found| found.located.peer).collect()
     }
 
     #[test]
@@ -245,7 +269,7 @@ mod tests {
         let offline = Page { peers: vec![found(s[0], PresenceState::Offline)], next: None, sampled: true };
         let one = unite(vec![offline, page(&[s[0], s[1]], None)], 9);
         assert_eq!(ids(&one), [s[0], s[1]].map(peer));
-        assert!(one.sampled && one.peers.iter().all(|one| one.presence.state == PresenceState::Online));
+        assert!(one.sampled && one.peers.iter().all(|one| one.located.presence.state == PresenceState::Online));
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
+use bytes::Bytes;
+use p2psb_proto::model::presence::{LocatedPeer, PresenceSource, PresenceState};
+use p2psb_proto::model::proof::{ChannelBinding, ProofRole, Transcript};
 use p2psb_proto::model::{PeerId, ServiceName, ServiceQuery};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::bridge_answer::Answer;
@@ -16,7 +18,7 @@ use tokio::task::JoinHandle;
 use crate::bridge::member;
 use crate::harness::{TestServer, eventually};
 use crate::member::{KeyFile, RawLink, Says};
-use crate::peer::Peer;
+use crate::peer::{Peer, network};
 
 /// Whoever comes counts at once, and stays.
 const QUICK: Timing = Timing {
@@ -119,20 +121,13 @@ fn ids(found: &[LocatedPeer]) -> Vec<PeerId> {
 }
 
 /// What an owner answers that knows these peers by their records.
-fn page(peers: &[&Peer], next: String) -> Answer {
-    let offline = |peer: &&Peer| {
-        let record = peer.record(1);
-        let presence = p2psb_proto::wire::common::v1::Presence {
-            state: PresenceState::Offline as i32,
-            source: 3,
-            last_seen_time: Some(crate::peer::now().to_wire()),
-            as_of_time: Some(crate::peer::now().to_wire()),
-            ..Default::default()
-        };
-        p2psb_proto::wire::common::v1::LocatedPeer { record: Some(record.to_wire()), presence: Some(presence) }
-    };
-    let peers = peers.iter().map(offline).collect();
-    Answer::Providers(wire::FindByServiceResponse { peers, next_page_token: next, sampled: false })
+fn page(peers: &[&Peer], next_page_token: String) -> Answer {
+    let found = |peer: &&Peer| found(peer, Vec::new());
+    Answer::Page(wire::BridgeProviders { peers: peers.iter().map(found).collect(), next_page_token, sampled: false })
+}
+
+fn found(peer: &Peer, presence: Vec<wire::HomePresence>) -> wire::BridgeFound {
+    wire::BridgeFound { record: Some(peer.record(1).to_wire()), presence }
 }
 
 /// An owner that knows these, and says so at once.
@@ -225,4 +220,69 @@ async fn it_is_said_when_too_few_owners_have_answered() {
     asker.owner(true, |_| std::future::pending());
     let (found, sampled) = asker.walk(1).await;
     assert_eq!((ids(&found).len(), sampled), (2, true));
+}
+
+/// That the peer has a session with `home`, as it is told; signed by `by`.
+fn session(peer: &Peer, home: PeerId, by: &Peer, binding: &ChannelBinding) -> wire::HomePresence {
+    let nonces = ([5; 32], [6; 32]);
+    let transcript = Transcript {
+        network: network(),
+        peer: peer.id(),
+        server: home,
+        client_nonce: nonces.0,
+        server_nonce: nonces.1,
+        session_seq: 7,
+    };
+    let proof = transcript.prove(ProofRole::SessionPeer, binding, by.identity.key());
+    wire::HomePresence {
+        peer_id: peer.id().to_wire(),
+        session_seq: 7,
+        state: PresenceState::Online as i32,
+        source: PresenceSource::Session as i32,
+        session_proof: Some(wire::SessionProof {
+            client_nonce: Bytes::copy_from_slice(&nonces.0),
+            server_nonce: Bytes::copy_from_slice(&nonces.1),
+            proof: Some(proof),
+            ..wire::SessionProof::default()
+        }),
+        home_id: home.to_wire(),
+        revision: 1,
+        ..wire::HomePresence::default()
+    }
+}
+
+#[tokio::test]
+async fn who_is_online_by_the_word_of_owners_alone_is_not() {
+    let mut asker = Asker::start().await;
+    let binding = asker.server.connection().await.binding();
+    let (home, liar) = (Peer::new().id(), Peer::new());
+    let [proven, bare, foreign, elsewhere, here] = [(); 5].map(|()| asker.provider());
+    let claim = |peer: &Peer| session(peer, home, peer, &binding);
+    let of_liar = liar.id().to_wire();
+    let told = vec![
+        found(&proven, vec![claim(&proven)]),
+        found(&bare, vec![wire::HomePresence { session_proof: None, ..claim(&bare) }]),
+        found(&foreign, vec![session(&foreign, home, &liar, &binding)]),
+        found(&elsewhere, vec![wire::HomePresence { home_id: of_liar, ..claim(&elsewhere) }]),
+        // Of its own sessions the member that asks knows better.
+        found(&here, vec![session(&here, asker.server.id, &here, &binding)]),
+    ];
+    let lie = Answer::Page(wire::BridgeProviders { peers: told, ..wire::BridgeProviders::default() });
+    for _ in 0..3 {
+        let lie = lie.clone();
+        asker.owner(true, move |_| {
+            let lie = lie.clone();
+            async move { Some(lie) }
+        });
+    }
+    let (found, _) = asker.walk(1).await;
+    assert_eq!(found.len(), 5);
+    for peer in found {
+        let said = (peer.presence.state, peer.presence.source, peer.presence.home);
+        let expected = match peer.peer_id() == proven.id() {
+            true => (PresenceState::Online, PresenceSource::Session, Some(home)),
+            false => (PresenceState::Offline, PresenceSource::Record, None),
+        };
+        assert_eq!(said, expected);
+    }
 }
