@@ -3,15 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use p2psb_proto::model::PeerId;
+use p2psb_proto::model::{PeerId, UnixMillis};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::core::progress::known_up_to;
 use crate::core::resume::Left;
 use crate::core::watch::{Begin, Taken, WatchId, Watches};
 
 /// How long a watch waits for the owners of its peers before it begins.
 const PATIENCE: Duration = Duration::from_millis(800);
+
+/// Peers that are looked at under one lock.
+const AT_A_TIME: usize = 100;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -83,6 +87,18 @@ impl OpenWatch {
         };
         // What is heard later is told as a change.
         let _ = tokio::time::timeout(PATIENCE, all).await;
+    }
+
+    /// Up to when all that happened is known here, and waits in this watch if it was not taken before.
+    pub(crate) fn known_up_to(&self) -> Option<UnixMillis> {
+        let now = self.node.now();
+        let mut least = now.mono;
+        for some in self.peers.chunks(AT_A_TIME) {
+            let directory = self.node.directory.read();
+            let bridge = self.node.hub.bridge.lock();
+            least = least.min(known_up_to(&directory, &bridge, some, now)?);
+        }
+        Some(now.wall_at(least))
     }
 
     /// Whom to tell of next, `most` at most.

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::proof::{ChallengeAction, ProofError, verify_answer};
-use p2psb_proto::model::{Digest, PeerId};
+use p2psb_proto::model::{Digest, PeerId, UnixMillis};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::watch_presence_response::Message;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tracing::Instrument as _;
@@ -139,10 +139,12 @@ impl Teller {
             self.send(Message::Resync(wire::WatchResync {})).await?;
         }
         self.open.settled().await;
-        let mut marks = interval(MARK_INTERVAL);
+        let mut marks = interval_at(Instant::now() + MARK_INTERVAL, MARK_INTERVAL);
         marks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first mark ends the beginning.
+        let mut due = Some(self.open.known_up_to());
         loop {
-            let as_of = self.node.now().wall;
+            // What is promised was known before, so it is taken now or was told.
             let Some(taken) = self.open.take(STEP) else { return Ok(()) };
             for peer in &taken.peers {
                 let found = self.look(peer);
@@ -161,15 +163,14 @@ impl Teller {
                 // Nothing that was sent may have let others run.
                 tokio::task::yield_now().await;
             }
-            // The first mark ends the beginning: it is due at once.
             let Some(revision) = taken.complete else { continue };
+            if let Some(as_of) = due.take() {
+                let (resume_token, as_of_time) = (resume.to_token(revision), as_of.map(UnixMillis::to_wire));
+                self.send(Message::Progress(wire::WatchProgress { resume_token, as_of_time })).await?;
+            }
             tokio::select! {
                 biased;
-                _ = marks.tick() => {
-                    let resume_token = resume.to_token(revision);
-                    let as_of_time = Some(as_of.to_wire());
-                    self.send(Message::Progress(wire::WatchProgress { resume_token, as_of_time })).await?;
-                }
+                _ = marks.tick() => due = Some(self.open.known_up_to()),
                 () = self.open.woken() => {}
             }
         }

@@ -19,6 +19,7 @@ use crate::bridge::member;
 use crate::harness::{TestServer, eventually};
 use crate::member::{KeyFile, RawLink, Says};
 use crate::peer::{Peer, network};
+use crate::watch::Watch;
 
 /// Whoever comes counts at once, and stays.
 const QUICK: Timing = Timing {
@@ -30,6 +31,7 @@ const QUICK: Timing = Timing {
 /// A member, and a service whose three owners the test plays.
 struct Asker {
     server: TestServer,
+    ring: Placement,
     service: String,
     owners: Vec<RawLink>,
     /// Who is linked, too, and owns nothing of the service.
@@ -67,8 +69,8 @@ impl Asker {
         let (owning, others): (Vec<_>, Vec<_>) = links.into_iter().partition(|(id, _)| owns(id));
         let silent = |_| async { None };
         let others = others.into_iter().map(|(_, link)| tokio::spawn(link.own(true, silent))).collect();
-        let owners = owning.into_iter().map(|(_, link)| link).collect();
-        Self { server, service, owners, others }
+        let owning = owning.into_iter().map(|(_, link)| link).collect();
+        Self { server, service, ring: whole, owners: owning, others }
     }
 
     /// Lets the next owner answer.
@@ -285,4 +287,17 @@ async fn who_is_online_by_the_word_of_owners_alone_is_not() {
         };
         assert_eq!(said, expected);
     }
+}
+
+#[tokio::test]
+async fn a_watch_whose_owners_have_not_answered_promises_nothing() {
+    let mut asker = Asker::start().await;
+    // None of them says anything of those in whom there is interest.
+    for _ in 0..3 {
+        asker.owner(true, knowing(&[]));
+    }
+    let foreign = |peer: &PeerId| !asker.ring.owners(Key::peer(peer)).contains(&asker.server.id);
+    let peer = std::iter::repeat_with(|| Peer::new().id()).find(foreign).unwrap();
+    let mut watch = Watch::open(&asker.server, &[peer]).await.unwrap();
+    assert_eq!((watch.beginning().await.len(), watch.as_of), (1, None));
 }

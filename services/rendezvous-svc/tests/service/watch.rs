@@ -6,7 +6,7 @@ use p2psb_client::Connection;
 use p2psb_proto::error::{Reason, fact_of, reason_of, retry_after_of};
 use p2psb_proto::model::presence::{LocatedPeer, PresenceState};
 use p2psb_proto::model::proof::ChallengeAction;
-use p2psb_proto::model::{Digest, PeerId};
+use p2psb_proto::model::{Digest, PeerId, UnixMillis};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::connect_request::Message as Up;
 use p2psb_proto::wire::rendezvous::v1::watch_presence_response::Message;
@@ -31,6 +31,8 @@ pub(crate) enum Said {
 pub(crate) struct Watch {
     messages: Streaming<wire::WatchPresenceResponse>,
     token: String,
+    /// Of the last mark.
+    pub(crate) as_of: Option<UnixMillis>,
 }
 
 impl Watch {
@@ -50,7 +52,7 @@ impl Watch {
     ) -> Result<Self, Status> {
         let request = request(watcher, connection, peers, token).await;
         let messages = client(connection).watch_presence(request).await?.into_inner();
-        Ok(Self { messages, token: String::new() })
+        Ok(Self { messages, token: String::new(), as_of: None })
     }
 
     async fn next(&mut self) -> Result<Said, Status> {
@@ -65,6 +67,7 @@ impl Watch {
             }
             Message::Progress(progress) => {
                 self.token = progress.resume_token;
+                self.as_of = progress.as_of_time.as_ref().and_then(UnixMillis::from_wire);
                 Said::Progress
             }
             Message::Resync(_) => Said::Resync,
@@ -201,6 +204,29 @@ async fn a_home_that_died_while_nobody_watched_is_told_to_who_comes_back() {
     far.hand.advance(Duration::from_secs(100));
     let mut again = far.resume().await;
     assert_eq!(again.beginning().await, [Said::Is(far.peer, PresenceState::Offline)]);
+}
+
+#[tokio::test]
+async fn a_mark_promises_no_more_than_the_home_that_is_cut_off_has_said() {
+    let mut far = FarHome::left().await;
+    let mut watch = far.resume().await;
+    assert_eq!(watch.beginning().await, []);
+    let (before, known) = (UnixMillis::from(SystemTime::now()), watch.as_of.unwrap());
+    assert!(known <= before);
+    far.kill_home().await;
+    far.hand.advance(Duration::from_secs(30));
+    watch.says(Said::Is(far.peer, PresenceState::Suspect)).await;
+    watch.says(Said::Progress).await;
+    let cut = UnixMillis::from(SystemTime::now());
+    assert!(watch.as_of.unwrap() <= cut, "{:?} is promised, {cut:?} is the end", watch.as_of);
+    // Once it has no place in the ring any more, and its peers are offline, nothing rests on it.
+    far.hand.advance(Duration::from_secs(70));
+    watch.says(Said::Is(far.peer, PresenceState::Offline)).await;
+    let passed = known.plus(Duration::from_secs(100));
+    eventually!("it goes on", {
+        watch.says(Said::Progress).await;
+        watch.as_of.unwrap() >= passed
+    });
 }
 
 #[tokio::test]
