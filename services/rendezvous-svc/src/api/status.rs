@@ -9,8 +9,9 @@ use crate::convert;
 use crate::core::admission::LimitReached;
 use crate::core::challenge::ChallengeExpired;
 use crate::core::confirm::TooMany;
-use crate::core::directory::{NotLocated, OFFLINE_RETRY, UNKNOWN_RETRY};
+use crate::core::directory::{INCOMPLETE_RETRY, NotLocated, OFFLINE_RETRY, UNKNOWN_RETRY};
 use crate::core::members::LinkRefused;
+use crate::core::reconnect;
 use crate::core::session::NotNewer;
 use crate::core::table::TableError;
 
@@ -73,7 +74,7 @@ impl From<NotNewer> for Failure {
     fn from(error: NotNewer) -> Self {
         Self::new(Reason::SessionReplaced, error.to_string())
             .with("session_seq", error.current)
-            .retry_after(REPLACED_RETRY)
+            .retry_after(apart(REPLACED_RETRY))
     }
 }
 
@@ -81,12 +82,12 @@ impl From<NotLocated> for Failure {
     fn from(error: NotLocated) -> Self {
         let text = error.to_string();
         match error {
-            NotLocated::Unknown { since, .. } => {
-                Self::new(Reason::PeerUnknown, text).with("knowledge_since", since).retry_after(UNKNOWN_RETRY)
-            }
+            NotLocated::Unknown { since, .. } => Self::new(Reason::PeerUnknown, text)
+                .with("knowledge_since", since)
+                .retry_after(apart(UNKNOWN_RETRY)),
             NotLocated::Offline { last_seen, .. } => Self::new(Reason::PeerOffline, text)
                 .with("last_seen_time", last_seen)
-                .retry_after(OFFLINE_RETRY),
+                .retry_after(apart(OFFLINE_RETRY)),
         }
     }
 }
@@ -119,7 +120,7 @@ impl From<TrustError> for Failure {
 /// The session was replaced by a newer one.
 pub(crate) fn session_replaced() -> Failure {
     Failure::new(Reason::SessionReplaced, "this peer opened a newer session here; is its key used twice?")
-        .retry_after(REPLACED_RETRY)
+        .retry_after(apart(REPLACED_RETRY))
 }
 
 /// The server stops.
@@ -128,9 +129,14 @@ pub(crate) fn draining() -> Failure {
         .retry_after(apart(DRAINING_RETRY))
 }
 
-/// This long or up to half of it longer: those who are refused together are not to come back together.
+/// Not enough of those could be asked that ought to know.
+pub(crate) fn incomplete(text: impl Into<String>) -> Failure {
+    Failure::new(Reason::LookupIncomplete, text).retry_after(apart(INCOMPLETE_RETRY))
+}
+
+/// At least this long: those who are refused together are not to come back together.
 fn apart(pause: Duration) -> Duration {
-    pause.mul_f64(1.0 + fastrand::f64() / 2.0)
+    reconnect::apart(pause, fastrand::f64())
 }
 
 /// An id in a request is none.
@@ -177,6 +183,32 @@ mod tests {
         ] {
             assert_eq!(reason_of(&status), Some(Reason::LimitExceeded));
             assert!(fact_of(&status, "limit").is_some() && retry_after_of(&status).is_some());
+        }
+    }
+
+    #[test]
+    fn those_who_are_told_together_to_come_again_do_not_come_together() {
+        let unknown = || NotLocated::Unknown { peer: peer(1), since: UnixMillis(0) }.into();
+        let offline = || NotLocated::Offline { peer: peer(1), last_seen: UnixMillis(0) }.into();
+        let not_newer = || NotNewer { offered: 1, current: 2 }.into();
+        let full_members = || LinkRefused::Full { limit: 1 }.into();
+        let kinds: [(Duration, &dyn Fn() -> Failure); 8] = [
+            (UNKNOWN_RETRY, &unknown),
+            (OFFLINE_RETRY, &offline),
+            (INCOMPLETE_RETRY, &|| incomplete("")),
+            (REPLACED_RETRY, &session_replaced),
+            (REPLACED_RETRY, &not_newer),
+            (DRAINING_RETRY, &draining),
+            (FULL_RETRY, &|| full(LimitReached { limit: "limits.sessions", most: 1 })),
+            (FULL_RETRY, &full_members),
+        ];
+        for (pause, failure) in kinds {
+            let pauses: Vec<Duration> =
+                (0..100).map(|_| retry_after_of(&failure().into_status()).unwrap()).collect();
+            assert!(pauses.iter().all(|one| (pause..=pause * 3 / 2).contains(one)), "{pauses:?}");
+            let (least, most) = (pauses.iter().min().unwrap(), pauses.iter().max().unwrap());
+            // That a hundred lie in a fifth of the span by chance happens once in 10^60.
+            assert!(*most - *least > pause / 10, "{pauses:?}");
         }
     }
 

@@ -21,6 +21,7 @@ use tracing::Instrument as _;
 use super::frame::Frame;
 use super::mailbox::Mailbox;
 use super::{finding, stating};
+use crate::api::status;
 use crate::convert;
 use crate::core::Now;
 use crate::core::directory::{Directory, Located, NotLocated};
@@ -139,8 +140,7 @@ fn last_seen(found: &Result<Located, NotLocated>) -> Option<UnixMillis> {
 }
 
 fn incomplete(peer: &PeerId) -> Failure {
-    let text = format!("not enough of the rendezvous that ought to know {peer} can be asked now");
-    Failure::new(Reason::LookupIncomplete, text).retry_after(crate::core::directory::INCOMPLETE_RETRY)
+    status::incomplete(format!("not enough of the rendezvous that ought to know {peer} can be asked now"))
 }
 
 struct Asking<'a> {

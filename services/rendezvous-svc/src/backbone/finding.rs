@@ -19,9 +19,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::asking::{self, patience};
 use super::stating;
+use crate::api::status;
 use crate::convert;
 use crate::core::Now;
-use crate::core::directory::{self, INCOMPLETE_RETRY, Located, Page, PageLimits, Query};
+use crate::core::directory::{self, Located, Page, PageLimits, Query};
 use crate::core::lookup::WITNESSES;
 use crate::core::page::Cursor;
 use crate::core::placement::Key;
@@ -58,7 +59,7 @@ pub(crate) async fn find(node: &Arc<Node>, query: Query) -> Result<Page<Found>, 
     finding.go_on().await;
     if finding.union.is_empty() {
         let text = format!("no rendezvous that owns the name {} can be asked now", query.wanted.service());
-        return Err(Failure::new(Reason::LookupIncomplete, text).retry_after(INCOMPLETE_RETRY));
+        return Err(status::incomplete(text));
     }
     Ok(finding.union.page())
 }
