@@ -34,8 +34,6 @@ const QUEUE: usize = 32;
 const STEP: usize = 32;
 /// A reader that takes nothing for so long loses its watch.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long the reason of an end may take to be taken.
-const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Begins a watch; its task goes on by itself.
 pub(super) fn watch(
@@ -56,10 +54,10 @@ pub(super) fn watch(
     if let Some(left) = left.filter(|_| open.begin == Begin::Resumed) {
         resume.goes_on(&left);
     }
-    let (outbound, answers) = mpsc::channel(QUEUE);
+    let (outbound, answers) = Outbound::new(PATIENCE);
     let teller = Teller { node: Arc::clone(node), open, outbound, _slot: slot };
     tokio::spawn(teller.run(resume, resync).in_current_span());
-    Ok(ReceiverStream::new(answers))
+    Ok(answers)
 }
 
 fn watched(request: &wire::WatchPresenceRequest) -> Result<Box<[PeerId]>, Failure> {
@@ -117,7 +115,7 @@ impl Drop for Slot {
 struct Teller {
     node: Arc<Node>,
     open: OpenWatch,
-    outbound: mpsc::Sender<Result<wire::WatchPresenceResponse, Status>>,
+    outbound: Outbound,
     _slot: Slot,
 }
 
@@ -126,17 +124,16 @@ impl Teller {
         let failure = tokio::select! {
             told = self.tell(resume, resync) => told.err(),
             () = self.node.time_to_leave() => Some(draining()),
-            () = self.outbound.closed() => None,
+            () = self.outbound.messages.closed() => None,
         };
         if let Some(failure) = failure {
-            // Nobody is left to be told if this fails.
-            let _ = tokio::time::timeout(LAST_WORD, self.outbound.send(Err(failure.into()))).await;
+            self.outbound.end(failure);
         }
     }
 
     async fn tell(&self, mut resume: Resume, resync: bool) -> Result<(), Failure> {
         if resync {
-            self.send(Message::Resync(wire::WatchResync {})).await?;
+            self.outbound.send(Message::Resync(wire::WatchResync {})).await?;
         }
         self.open.settled().await;
         let mut marks = interval_at(Instant::now() + MARK_INTERVAL, MARK_INTERVAL);
@@ -149,14 +146,14 @@ impl Teller {
             for peer in &taken.peers {
                 let found = self.look(peer);
                 resume.told(peer, Told::of(&found));
-                self.send(said(peer, found)?).await?;
+                self.outbound.send(said(peer, found)?).await?;
             }
             for (peer, before) in &taken.unsure {
                 let found = self.look(peer);
                 let told = Told::of(&found);
                 if told != *before {
                     resume.told(peer, told);
-                    self.send(said(peer, found)?).await?;
+                    self.outbound.send(said(peer, found)?).await?;
                 }
             }
             if !taken.unsure.is_empty() {
@@ -166,7 +163,7 @@ impl Teller {
             let Some(revision) = taken.complete else { continue };
             if let Some(as_of) = due.take() {
                 let (resume_token, as_of_time) = (resume.to_token(revision), as_of.map(UnixMillis::to_wire));
-                self.send(Message::Progress(wire::WatchProgress { resume_token, as_of_time })).await?;
+                self.outbound.send(Message::Progress(wire::WatchProgress { resume_token, as_of_time })).await?;
             }
             tokio::select! {
                 biased;
@@ -184,14 +181,37 @@ impl Teller {
         self.open.looked(peer, observed.home, observed.due);
         observed.found
     }
+}
+
+/// The way to the reader of a watch. One place is kept for the reason of its end: who has not read for too long learns it once it
+/// does.
+struct Outbound {
+    messages: mpsc::Sender<Result<wire::WatchPresenceResponse, Status>>,
+    last: Option<mpsc::OwnedPermit<Result<wire::WatchPresenceResponse, Status>>>,
+    patience: Duration,
+}
+
+impl Outbound {
+    /// To a reader that may take nothing for so long.
+    fn new(patience: Duration) -> (Self, Outgoing) {
+        let (messages, answers) = mpsc::channel(QUEUE + 1);
+        let last = messages.clone().try_reserve_owned().ok();
+        (Self { messages, last, patience }, ReceiverStream::new(answers))
+    }
 
     async fn send(&self, message: Message) -> Result<(), Failure> {
         let response = wire::WatchPresenceResponse { message: Some(message) };
-        match tokio::time::timeout(PATIENCE, self.outbound.send(Ok(response))).await {
+        match tokio::time::timeout(self.patience, self.messages.send(Ok(response))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Failure::new(Reason::Unreachable, "the watcher left")),
             Err(_) => Err(Failure::new(Reason::LimitExceeded, "what a watch tells is not read")
                 .with("limit", "watch.patience")),
+        }
+    }
+
+    fn end(self, failure: Failure) {
+        if let Some(last) = self.last {
+            last.send(Err(failure.into()));
         }
     }
 }
@@ -205,4 +225,51 @@ fn said(peer: &PeerId, found: Result<Located, NotLocated>) -> Result<Message, Fa
             Message::Gone(wire::PeerGone { peer_id: peer.to_wire(), error })
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use p2psb_proto::error::{fact_of, reason_of};
+    use tokio_stream::StreamExt as _;
+
+    use super::*;
+
+    fn message() -> Message {
+        Message::Resync(wire::WatchResync {})
+    }
+
+    #[tokio::test]
+    async fn who_reads_nothing_loses_its_watch_and_learns_why_once_it_reads() {
+        let (outbound, mut answers) = Outbound::new(Duration::from_millis(50));
+        for _ in 0..QUEUE {
+            outbound.send(message()).await.unwrap();
+        }
+        let failure = outbound.send(message()).await.unwrap_err();
+        outbound.end(failure);
+        for _ in 0..QUEUE {
+            assert!(answers.next().await.unwrap().is_ok(), "what waited is still told");
+        }
+        let status = answers.next().await.unwrap().unwrap_err();
+        assert_eq!(reason_of(&status), Some(Reason::LimitExceeded));
+        assert_eq!(fact_of(&status, "limit").as_deref(), Some("watch.patience"));
+        assert!(answers.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn who_reads_slowly_keeps_its_watch() {
+        let (outbound, mut answers) = Outbound::new(Duration::from_secs(20));
+        let reading = tokio::spawn(async move {
+            for _ in 0..3 * QUEUE {
+                tokio::task::yield_now().await;
+                answers.next().await.unwrap().unwrap();
+            }
+            answers
+        });
+        for _ in 0..3 * QUEUE {
+            outbound.send(message()).await.unwrap();
+        }
+        drop(reading.await.unwrap());
+        let gone = outbound.send(message()).await.unwrap_err();
+        assert_eq!(gone.reason, Reason::Unreachable);
+    }
 }
