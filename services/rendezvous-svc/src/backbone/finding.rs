@@ -3,6 +3,7 @@
 //! Promise: a page is made of what two owners say that have finished syncing, or the only one there is, and of what others say
 //! that are as quick as these; where fewer say anything in time, the page is `sampled`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use crate::core::lookup::WITNESSES;
 use crate::core::page::Cursor;
 use crate::core::placement::Key;
 use crate::core::presence::{Said, View};
-use crate::core::union::{Found, Union, place};
+use crate::core::union::{Found, Union, lies_in, place};
 use crate::node::Node;
 
 /// Bytes of a page that goes over a link.
@@ -93,10 +94,10 @@ impl<'a> Finding<'a> {
                 until = until.min(Instant::now() + GATHERING);
             }
             let Ok(Some((owner, answer))) = timeout_at(until, asked.next()).await else { break };
-            self.answered(owner, answer.ok()).await;
+            self.answered(owner, self.query.from, answer.ok()).await;
         }
         if self.awaited > 0 {
-            self.union.is_sampled();
+            self.union.mark_sampled();
         }
     }
 
@@ -107,7 +108,7 @@ impl<'a> Finding<'a> {
                 Some(answer) => timeout_at(self.until, answer).await.ok().and_then(Result::ok),
                 None => None,
             };
-            if !self.answered(owner, answer).await {
+            if !self.answered(owner, Some(from), answer).await {
                 self.union.give_up(&owner);
             }
         }
@@ -123,11 +124,16 @@ impl<'a> Finding<'a> {
         self.node.hub.ask(owner, Question::Find(question))
     }
 
-    /// Takes what an owner answered. Returns whether that was a page.
-    async fn answered(&mut self, owner: PeerId, answer: Option<wire::BridgeAnswer>) -> bool {
+    /// Takes what an owner answered that was asked for what follows `from`. Returns whether that was a page.
+    async fn answered(
+        &mut self,
+        owner: PeerId,
+        from: Option<Cursor>,
+        answer: Option<wire::BridgeAnswer>,
+    ) -> bool {
         let Some(Arm::Page(said)) = answer.and_then(|answer| answer.answer) else { return false };
         let (at, wanted) = (Arc::clone(self.node), self.query.wanted.clone());
-        let reading = move || Reading { node: &at, owner, wanted: &wanted, now: at.now() }.page(said);
+        let reading = move || Reading { node: &at, owner, wanted: &wanted, now: at.now() }.page(from, said);
         // A page has up to two thousand signatures to look at.
         match tokio::task::spawn_blocking(reading).await {
             Ok(Ok((page, had_to))) => self.take(owner, page, had_to),
@@ -169,16 +175,21 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// A page, and whether one provider more may not have fitted into it. Records that nobody signed are left out.
-    fn page(&self, said: wire::BridgeProviders) -> Result<(Page<Found>, bool), Failure> {
+    /// The page behind `from`, and whether one provider more may not have fitted into it. Records that nobody signed are left out.
+    fn page(
+        &self,
+        from: Option<Cursor>,
+        said: wire::BridgeProviders,
+    ) -> Result<(Page<Found>, bool), Failure> {
         let next = Cursor::parse(&said.next_page_token, self.wanted)?;
-        let (mut peers, mut bytes) = (Vec::new(), 0);
+        let (mut peers, mut seen, mut bytes) = (Vec::new(), HashSet::new(), 0);
         for one in said.peers {
             let size = one.encoded_len();
             match self.found(one) {
                 Ok(found) => {
+                    let is_new = seen.insert(found.located.peer);
+                    bytes += if is_new && lies_in(&found.located, from, next) { size } else { 0 };
                     peers.push(found);
-                    bytes += size;
                 }
                 Err(failure) => refused(&self.owner, &failure.message),
             }
@@ -201,7 +212,7 @@ impl Reading<'_> {
     }
 
     /// How a provider is: as this server knows itself, if the provider is here; else as the liveliest of its homes says that it proved
-    /// a session with; else nobody knows more than its record says.
+    /// a session with, among them this server if it was here; else nobody knows more than its record says.
     fn presence(
         &self,
         peer: &PeerId,
@@ -215,12 +226,19 @@ impl Reading<'_> {
             .filter(|said| said.peer == *peer && said.home != self.node.id)
             .map(|said| Said { is_direct: false, ..said })
             .collect();
-        let (here, views) = {
+        let (here, own, views) = {
             let directory = self.node.directory.read();
             let is_here = directory.is_here(peer, self.now);
             let here = if is_here { directory.locate(peer, self.now).ok() } else { None };
+            let own = directory.stated(peer, self.now.mono).map(|stated| View {
+                state: stated.state,
+                source: stated.source,
+                last_seen: stated.heard,
+                as_of: self.now.mono,
+                home: self.node.id,
+            });
             let follow = |said: &Said| directory.presence.follow(said, self.now.mono);
-            (here.map(|here| here.presence), homes.iter().map(follow).collect::<Vec<_>>())
+            (here.map(|here| here.presence), own, homes.iter().map(follow).collect::<Vec<_>>())
         };
         let mut best: Vec<(usize, View)> = views.into_iter().enumerate().collect();
         best.sort_by_key(|(_, view)| std::cmp::Reverse((aliveness(view.state), view.last_seen)));
@@ -229,7 +247,7 @@ impl Reading<'_> {
         };
         let proven = best.into_iter().find(is_proven);
         let said = proven.map(|(n, _)| vec![homes.swap_remove(n)]).unwrap_or_default();
-        let views = proven.map(|(_, view)| view);
+        let views = proven.map(|(_, view)| view).into_iter().chain(own);
         (here.unwrap_or_else(|| directory::presence(views, issued, self.now)), said)
     }
 }
@@ -255,7 +273,10 @@ fn over_the_link(node: &Node, page: Page<Found>, wanted: &ServiceQuery) -> Resul
     let directory = node.directory.read();
     for Found { located, said } in page.peers {
         let presence = match said {
-            Some(said) => said.iter().map(|said| stating::to_wire(said, now)).collect(),
+            Some(said) => {
+                let own = stating::own(&directory, &located.peer, now.wall.0, now);
+                own.into_iter().chain(said.iter().map(|said| stating::to_wire(said, now))).collect()
+            }
             None => asking::homes_of(&directory, &located.peer, HOMES, now),
         };
         let told = wire::BridgeFound { record: Some(convert::signed(&located.bytes)?), presence };

@@ -32,6 +32,14 @@ pub fn place(found: &Located) -> Cursor {
     Cursor { part: if is_online { PagePart::Online } else { PagePart::Rest }, after: found.peer }
 }
 
+/// Whether a provider stands behind `from` and not behind `end`, as far as there are such places.
+#[must_use]
+pub fn lies_in(found: &Located, from: Option<Cursor>, end: Option<Cursor>) -> bool {
+    let place = place(found);
+    from.is_none_or(|from| before(&from, &place) == Ordering::Less)
+        && end.is_none_or(|end| before(&place, &end) != Ordering::Greater)
+}
+
 /// A provider, and why its presence is believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -65,7 +73,7 @@ pub struct NotBehind;
 /// What one owner said so far.
 #[derive(Debug)]
 struct Part {
-    peers: Vec<Found>,
+    peers: BTreeMap<PeerId, Found>,
     /// Where it stopped; `None`: it knows no more.
     end: Option<Cursor>,
     /// It stopped because it had said as much as it was asked for, or is this server.
@@ -109,13 +117,16 @@ impl Union {
         if page.next.is_some_and(|next| !is_behind(&next, begin)) {
             return Err(NotBehind);
         }
-        let new = || Part { peers: Vec::new(), end: None, had_to: false, rounds: 0, given_up: false };
+        let new = || Part { peers: BTreeMap::new(), end: None, had_to: false, rounds: 0, given_up: false };
         let part = self.parts.entry(owner).or_insert_with(new);
         // Who changed its presence between two pages may be missed, but leads nobody back.
-        part.peers.extend(page.peers.into_iter().filter(|found| is_behind(&found.place(), from)));
+        let peers = page.peers.into_iter().filter(|found| is_behind(&found.place(), from));
+        part.peers.extend(peers.map(|found| (found.located.peer, found)));
         part.end = page.next;
         part.rounds += 1;
-        part.had_to = had_to || part.peers.len() >= self.items;
+        // Nothing counts that it says twice, or says to lie behind the place where it stopped.
+        let counted = part.peers.values().filter(|found| lies_in(&found.located, from, part.end));
+        part.had_to = had_to || counted.count() >= self.items;
         if part.is_early() && part.rounds >= ROUNDS {
             part.given_up = true;
         }
@@ -136,7 +147,7 @@ impl Union {
     }
 
     /// There may be providers that no page names.
-    pub const fn is_sampled(&mut self) {
+    pub const fn mark_sampled(&mut self) {
         self.sampled = true;
     }
 
@@ -171,7 +182,7 @@ impl Union {
         let all_given_up = self.parts.values().all(|part| part.given_up);
         let mut next = first_end(all_given_up);
         let mut best: BTreeMap<PeerId, Found> = BTreeMap::new();
-        for found in self.parts.into_values().flat_map(|part| part.peers) {
+        for found in self.parts.into_values().flat_map(|part| part.peers.into_values()) {
             let is_better = |known: &Found| before(&found.place(), &known.place()) == Ordering::Less;
             if best.get(&found.located.peer).is_none_or(is_better) {
                 best.insert(found.located.peer, found);
@@ -269,7 +280,9 @@ mod tests {
         let offline = Page { peers: vec![found(s[0], PresenceState::Offline)], next: None, sampled: true };
         let one = unite(vec![offline, page(&[s[0], s[1]], None)], 9);
         assert_eq!(ids(&one), [s[0], s[1]].map(peer));
-        assert!(one.sampled && one.peers.iter().all(|one| one.located.presence.state == PresenceState::Online));
+        assert!(
+            one.sampled && one.peers.iter().all(|one| one.located.presence.state == PresenceState::Online)
+        );
     }
 
     #[test]
@@ -308,7 +321,11 @@ mod tests {
         let mut places: Vec<PeerId> = (100..=255).map(peer).filter(|one| *one < peer(s[8])).collect();
         places.sort_unstable();
         let mut asked = 0;
-        let lie = |after| Page { peers: vec![], next: Some(Cursor { part: PagePart::Online, after }), sampled: false };
+        let lie = |after| Page {
+            peers: vec![],
+            next: Some(Cursor { part: PagePart::Online, after }),
+            sampled: false,
+        };
         union.take(owner(2), lie(places[0]), false).unwrap();
         while let Some((liar, _)) = union.ask_on() {
             assert_eq!(liar, owner(2));
@@ -335,6 +352,17 @@ mod tests {
         alone.take(owner(1), page(&[s[0]], Some(s[0])), false).unwrap();
         assert_eq!(alone.ask_on(), None);
         assert_eq!(alone.page().next, Some(at(s[0])));
+    }
+
+    #[test]
+    fn what_is_said_twice_or_behind_the_end_does_not_make_a_page_full() {
+        let s = sorted();
+        let mut union = Union::new(None, 3);
+        union.take(owner(0), page(&[s[0], s[4]], None), false).unwrap();
+        union.take(owner(1), page(&[s[0], s[0], s[0], s[7], s[8]], Some(s[1])), false).unwrap();
+        assert_eq!(union.ask_on(), Some((owner(1), at(s[1]))));
+        union.take(owner(1), page(&[s[2], s[3]], Some(s[3])), false).unwrap();
+        assert_eq!(union.ask_on(), None, "now it has said three");
     }
 
     #[test]
