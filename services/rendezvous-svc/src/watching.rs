@@ -61,11 +61,7 @@ pub(crate) struct OpenWatch {
 
 impl OpenWatch {
     /// Begins to watch, here and at the owners of the peers.
-    pub(crate) fn new(
-        node: &Arc<crate::node::Node>,
-        peers: Box<[PeerId]>,
-        from: Option<&Left>,
-    ) -> Self {
+    pub(crate) fn new(node: &Arc<crate::node::Node>, peers: Box<[PeerId]>, from: Option<&Left>) -> Self {
         let wake = Arc::<Notify>::default();
         let (id, begin) = node.hub.watching.0.lock().open(peers.clone(), from, Arc::clone(&wake));
         node.hub.tell(|bridge| peers.iter().for_each(|peer| bridge.watch(*peer)));

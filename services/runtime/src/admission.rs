@@ -255,7 +255,11 @@ pub fn below(count: usize, limit: (usize, &'static str)) -> Result<(), LimitReac
 }
 
 /// Whether so many more fit below a limit.
-pub fn have_room(count: usize, many: usize, (most, limit): (usize, &'static str)) -> Result<(), LimitReached> {
+pub fn have_room(
+    count: usize,
+    many: usize,
+    (most, limit): (usize, &'static str),
+) -> Result<(), LimitReached> {
     if count.saturating_add(many) <= most { Ok(()) } else { Err(LimitReached { limit, most }) }
 }
 

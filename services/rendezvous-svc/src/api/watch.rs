@@ -163,7 +163,9 @@ impl Teller {
             let Some(revision) = taken.complete else { continue };
             if let Some(as_of) = due.take() {
                 let (resume_token, as_of_time) = (resume.to_token(revision), as_of.map(UnixMillis::to_wire));
-                self.outbound.send(Message::Progress(wire::WatchProgress { resume_token, as_of_time })).await?;
+                self.outbound
+                    .send(Message::Progress(wire::WatchProgress { resume_token, as_of_time }))
+                    .await?;
             }
             tokio::select! {
                 biased;

@@ -104,7 +104,10 @@ mod tests {
     #[test]
     fn who_is_to_come_again_never_comes_sooner_and_by_half_later_at_most() {
         let pause = Duration::from_secs(10);
-        assert_eq!([0.0, 0.5, 1.0, 7.0].map(|chance| apart(pause, chance).as_millis()), [10_000, 12_500, 15_000, 15_000]);
+        assert_eq!(
+            [0.0, 0.5, 1.0, 7.0].map(|chance| apart(pause, chance).as_millis()),
+            [10_000, 12_500, 15_000, 15_000]
+        );
     }
 
     #[test]

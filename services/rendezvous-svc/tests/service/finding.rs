@@ -38,6 +38,9 @@ struct Asker {
     others: Vec<JoinHandle<()>>,
 }
 
+/// How long a slow owner takes: longer than others are waited for once enough have answered.
+const LATE: Duration = Duration::from_millis(300);
+
 /// Where everybody looks for the owners.
 fn ring(members: &[PeerId]) -> Placement {
     Placement::new(members.iter().map(|id| (*id, Operator::of(id, None))))
@@ -88,8 +91,9 @@ impl Asker {
         Peer::offering(&self.service)
     }
 
-    fn providers(count: usize, of: &Self) -> Vec<Peer> {
-        let mut peers: Vec<Peer> = (0..count).map(|_| of.provider()).collect();
+    /// Several, in the order of their ids.
+    fn providers(&self, count: usize) -> Vec<Peer> {
+        let mut peers: Vec<Peer> = (0..count).map(|_| self.provider()).collect();
         peers.sort_by_key(Peer::id);
         peers
     }
@@ -125,7 +129,11 @@ fn ids(found: &[LocatedPeer]) -> Vec<PeerId> {
 /// What an owner answers that knows these peers by their records.
 fn page(peers: &[&Peer], next_page_token: String) -> Answer {
     let found = |peer: &&Peer| found(peer, Vec::new());
-    Answer::Page(wire::BridgeProviders { peers: peers.iter().map(found).collect(), next_page_token, sampled: false })
+    Answer::Page(wire::BridgeProviders {
+        peers: peers.iter().map(found).collect(),
+        next_page_token,
+        sampled: false,
+    })
 }
 
 fn found(peer: &Peer, presence: Vec<wire::HomePresence>) -> wire::BridgeFound {
@@ -133,7 +141,7 @@ fn found(peer: &Peer, presence: Vec<wire::HomePresence>) -> wire::BridgeFound {
 }
 
 /// An owner that knows these, and says so at once.
-fn knowing(peers: &[Peer]) -> impl Says {
+fn knowing(peers: &[Peer]) -> impl Says + use<> {
     let answer = page(&peers.iter().collect::<Vec<_>>(), String::new());
     move |_| {
         let answer = answer.clone();
@@ -144,13 +152,13 @@ fn knowing(peers: &[Peer]) -> impl Says {
 #[tokio::test]
 async fn an_owner_that_claims_to_have_stopped_early_hides_nobody_and_ends_the_walk_for_nobody() {
     let mut asker = Asker::start().await;
-    let (peers, query) = (Asker::providers(3, &asker), asker.query());
+    let (peers, query) = (asker.providers(3), asker.query());
     asker.owner(true, knowing(&peers));
     asker.owner(true, knowing(&peers));
     let asked = Arc::new(AtomicUsize::new(0));
     let counts = Arc::clone(&asked);
-    // It says of one place after the other, all before that of the first provider, that it came no further.
-    let mut places: Vec<PeerId> = (0..64).map(|_| Peer::new().id()).filter(|id| *id < peers[2].id()).collect();
+    // It says of one place after the other, all before those of the providers, that it came no further.
+    let mut places: Vec<PeerId> = (0..64).map(|_| Peer::new().id()).collect();
     places.sort();
     asker.owner(true, move |_| {
         let after = places[counts.fetch_add(1, Ordering::Relaxed) % places.len()];
@@ -165,7 +173,7 @@ async fn an_owner_that_claims_to_have_stopped_early_hides_nobody_and_ends_the_wa
 #[tokio::test]
 async fn an_owner_that_leads_back_is_not_believed() {
     let mut asker = Asker::start().await;
-    let (peers, query) = (Asker::providers(3, &asker), asker.query());
+    let (peers, query) = (asker.providers(3), asker.query());
     let first = Cursor { part: Part::Rest, after: peers[0].id() }.to_token(&query);
     let (again, begin) = (first.clone(), first.clone());
     asker.owner(true, knowing(&peers));
@@ -179,13 +187,14 @@ async fn an_owner_that_leads_back_is_not_believed() {
     assert_eq!((answer.peers.len(), answer.next_page_token), (2, String::new()));
 }
 
-/// The same, but late: later than others are waited for once enough have answered.
-fn knowing_late(peers: &[Peer]) -> impl Says {
+/// The same, but late.
+fn knowing_late(peers: &[Peer]) -> impl Says + use<> {
     let answer = page(&peers.iter().collect::<Vec<_>>(), String::new());
     move |_| {
         let answer = answer.clone();
         async move {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            // The fault itself: it takes that long.
+            let _ = tokio::time::timeout(LATE, std::future::pending::<()>()).await;
             Some(answer)
         }
     }
@@ -194,7 +203,7 @@ fn knowing_late(peers: &[Peer]) -> impl Says {
 #[tokio::test]
 async fn the_first_answer_is_not_the_whole_truth_until_a_second_owner_has_answered() {
     let mut asker = Asker::start().await;
-    let peers = Asker::providers(4, &asker);
+    let peers = asker.providers(4);
     asker.owner(true, knowing(&peers[..1]));
     asker.owner(true, knowing_late(&peers[1..]));
     asker.owner(true, |_| std::future::pending());
@@ -205,7 +214,7 @@ async fn the_first_answer_is_not_the_whole_truth_until_a_second_owner_has_answer
 #[tokio::test]
 async fn an_owner_that_has_not_finished_syncing_is_no_witness() {
     let mut asker = Asker::start().await;
-    let peers = Asker::providers(4, &asker);
+    let peers = asker.providers(4);
     asker.owner(false, knowing(&[]));
     asker.owner(true, knowing_late(&peers[..2]));
     asker.owner(true, knowing_late(&peers[2..]));
@@ -216,7 +225,7 @@ async fn an_owner_that_has_not_finished_syncing_is_no_witness() {
 #[tokio::test]
 async fn it_is_said_when_too_few_owners_have_answered() {
     let mut asker = Asker::start().await;
-    let peers = Asker::providers(2, &asker);
+    let peers = asker.providers(2);
     asker.owner(true, knowing(&peers));
     asker.owner(false, knowing(&peers));
     asker.owner(true, |_| std::future::pending());

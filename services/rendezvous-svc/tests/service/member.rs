@@ -353,11 +353,8 @@ impl RawLink {
 }
 
 /// What an owner answers to who asks for providers.
-pub(crate) trait Says: Send + 'static {
-    fn say(
-        &self,
-        question: wire::FindByServiceRequest,
-    ) -> impl Future<Output = Option<Answer>> + Send;
+pub(crate) trait Says: Send + Sync + 'static {
+    fn say(&self, question: wire::FindByServiceRequest) -> impl Future<Output = Option<Answer>> + Send;
 }
 
 impl<F, T> Says for F
