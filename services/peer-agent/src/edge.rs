@@ -103,6 +103,10 @@ fn capacity() -> LimitsConfig {
         services_per_ip: 128,
         services_per_prefix: 512,
         services_per_member: 1000,
+        watched: 16_000,
+        watched_per_ip: 4000,
+        watched_per_prefix: 8000,
+        watched_per_watcher: 2000,
         ..LimitsConfig::default()
     }
 }

@@ -24,6 +24,7 @@ use crate::core::members::Role;
 use crate::core::placement::OPERATOR_ATTRIBUTE;
 use crate::core::ring;
 use crate::core::session::Timing;
+use crate::core::watched::WatchedLimits;
 use crate::own_record::parse_endorsement;
 
 /// The port that everybody expects.
@@ -220,6 +221,14 @@ pub struct LimitsConfig {
     pub services_per_prefix: usize,
     /// Those brought by one member of the backbone.
     pub services_per_member: usize,
+    /// Peers that are watched, each counted as often as it is.
+    pub watched: usize,
+    /// Those watched from one ip.
+    pub watched_per_ip: usize,
+    /// Those watched from one prefix.
+    pub watched_per_prefix: usize,
+    /// Those watched by one watcher.
+    pub watched_per_watcher: usize,
 }
 
 impl Default for LimitsConfig {
@@ -242,6 +251,10 @@ impl Default for LimitsConfig {
             services_per_ip: 1024,
             services_per_prefix: 4096,
             services_per_member: 50_000,
+            watched: 1_000_000,
+            watched_per_ip: 100_000,
+            watched_per_prefix: 200_000,
+            watched_per_watcher: 50_000,
         }
     }
 }
@@ -266,6 +279,10 @@ impl LimitsConfig {
             ("services_per_ip", self.services_per_ip),
             ("services_per_prefix", self.services_per_prefix),
             ("services_per_member", self.services_per_member),
+            ("watched", self.watched),
+            ("watched_per_ip", self.watched_per_ip),
+            ("watched_per_prefix", self.watched_per_prefix),
+            ("watched_per_watcher", self.watched_per_watcher),
         ] {
             if value == 0 {
                 return Err(ConfigError::value(format!("limits.{key}"), "must be at least 1"));
@@ -329,6 +346,19 @@ impl LimitsConfig {
                 per_prefix: (self.services_per_prefix, "limits.services_per_prefix"),
             },
             per_member: (self.services_per_member, "limits.services_per_member"),
+        }
+    }
+
+    /// Of watched peers.
+    #[must_use]
+    pub const fn of_watched(&self) -> WatchedLimits {
+        WatchedLimits {
+            sources: Limits {
+                total: (self.watched, "limits.watched"),
+                per_ip: (self.watched_per_ip, "limits.watched_per_ip"),
+                per_prefix: (self.watched_per_prefix, "limits.watched_per_prefix"),
+            },
+            per_watcher: (self.watched_per_watcher, "limits.watched_per_watcher"),
         }
     }
 }
@@ -569,6 +599,7 @@ mod tests {
             ("session.registration_ttl", refused(|c| c.session.registration_ttl = Duration::from_secs(9999))),
             ("snapshot.interval", refused(|c| c.snapshot.interval = Duration::ZERO)),
             ("limits.records", refused(|c| c.limits.records = 0)),
+            ("limits.watched_per_watcher", refused(|c| c.limits.watched_per_watcher = 0)),
             ("behind_proxy", refused(|c| c.behind_proxy = true)),
             ("tls.cert_file", refused(|c| c.tls.mode = TlsMode::Pem)),
         ] {

@@ -28,6 +28,7 @@ use crate::core::directory::Directory;
 use crate::core::members::Role;
 use crate::core::reconnect::{Leaving, spread};
 use crate::core::session::Ticket;
+use crate::core::watched::WatchedLedger;
 use crate::own_record::OwnSigner;
 
 /// Program and version, as every hello says it.
@@ -56,6 +57,8 @@ pub(crate) struct Node {
     pub(crate) registrations: Mutex<Admission>,
     /// How many watches, and from where.
     pub(crate) watches: Mutex<Admission>,
+    /// How many peers these watch, by whom, and from where.
+    pub(crate) watched: Mutex<WatchedLedger>,
     pub(crate) challenges: Challenges,
     /// The streams of live sessions, to be told that they are replaced.
     pub(crate) streams: Mutex<HashMap<Ticket, CancellationToken>>,

@@ -35,6 +35,7 @@ use crate::core::members::Role;
 use crate::core::own::OwnRecord;
 use crate::core::placement::Operator;
 use crate::core::reconnect::Leaving;
+use crate::core::watched::WatchedLedger;
 use crate::node::{Node, random};
 use crate::own_record::{OwnRecordError, OwnSigner, keep_fresh, sign};
 use crate::snapshots::{Snapshots, Start};
@@ -310,6 +311,7 @@ fn node(
         registrations: Mutex::new(registrations),
         // Who may have a session may watch.
         watches: Mutex::new(Admission::new(config.limits.of_sessions())),
+        watched: Mutex::new(WatchedLedger::new(config.limits.of_watched())),
         challenges: Challenges::new(random().map_err(StartError::Random)?),
         streams: Mutex::default(),
         hub: Hub::new(bridge),

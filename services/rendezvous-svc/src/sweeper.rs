@@ -107,7 +107,7 @@ fn observe(node: &Node, bridge: &Component, configured_members: usize) {
     metrics::gauge!("rendezvous_registrations").set(node.registrations.lock().total() as f64);
     metrics::gauge!("rendezvous_links").set(links as f64);
     metrics::gauge!("rendezvous_edges").set(edges as f64);
-    metrics::gauge!("rendezvous_watched").set(node.hub.watching.count() as f64);
+    metrics::gauge!("rendezvous_watched").set(node.watched.lock().total() as f64);
     if links >= wanted {
         bridge.ready();
     } else {

@@ -3,24 +3,23 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use p2psb_proto::model::PeerId;
+use p2psb_proto::model::{PeerId, UnixMillis};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::core::watch::{Begin, Taken, TooManyWatched, WATCHED, WatchId, Watches};
+use crate::core::progress::known_up_to;
+use crate::core::resume::Left;
+use crate::core::watch::{Begin, Taken, WatchId, Watches};
 
 /// How long a watch waits for the owners of its peers before it begins.
 const PATIENCE: Duration = Duration::from_millis(800);
 
-/// See the module.
-#[derive(Debug)]
-pub(crate) struct Watching(Mutex<Watches<Arc<Notify>>>);
+/// Peers that are looked at under one lock.
+const AT_A_TIME: usize = 100;
 
-impl Default for Watching {
-    fn default() -> Self {
-        Self(Mutex::new(Watches::new(WATCHED)))
-    }
-}
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Watching(Mutex<Watches<Arc<Notify>>>);
 
 impl Watching {
     /// The record or presence of a peer changed.
@@ -42,11 +41,6 @@ impl Watching {
         wake(woken);
         more
     }
-
-    /// How many peers are watched.
-    pub(crate) fn count(&self) -> usize {
-        self.0.lock().count()
-    }
 }
 
 fn wake(woken: Vec<Arc<Notify>>) {
@@ -67,15 +61,11 @@ pub(crate) struct OpenWatch {
 
 impl OpenWatch {
     /// Begins to watch, here and at the owners of the peers.
-    pub(crate) fn new(
-        node: &Arc<crate::node::Node>,
-        peers: Box<[PeerId]>,
-        from: Option<u64>,
-    ) -> Result<Self, TooManyWatched> {
+    pub(crate) fn new(node: &Arc<crate::node::Node>, peers: Box<[PeerId]>, from: Option<&Left>) -> Self {
         let wake = Arc::<Notify>::default();
-        let (id, begin) = node.hub.watching.0.lock().open(peers.clone(), from, Arc::clone(&wake))?;
+        let (id, begin) = node.hub.watching.0.lock().open(peers.clone(), from, Arc::clone(&wake));
         node.hub.tell(|bridge| peers.iter().for_each(|peer| bridge.watch(*peer)));
-        Ok(Self { node: Arc::clone(node), peers, id, wake, begin })
+        Self { node: Arc::clone(node), peers, id, wake, begin }
     }
 
     /// Resolves when owners of all the peers have said how they are, or have had time enough.
@@ -95,12 +85,25 @@ impl OpenWatch {
         let _ = tokio::time::timeout(PATIENCE, all).await;
     }
 
+    /// Up to when all that happened is known here, and waits in this watch if it was not taken before.
+    pub(crate) fn known_up_to(&self) -> Option<UnixMillis> {
+        let now = self.node.now();
+        let mut least = now.mono;
+        for some in self.peers.chunks(AT_A_TIME) {
+            let directory = self.node.directory.read();
+            let bridge = self.node.hub.bridge.lock();
+            least = least.min(known_up_to(&directory, &bridge, some, now)?);
+        }
+        Some(now.wall_at(least))
+    }
+
     /// Whom to tell of next, `most` at most.
     pub(crate) fn take(&self, most: usize) -> Option<Taken> {
         self.node.hub.watching.0.lock().take(self.id, most)
     }
 
-    /// A peer was looked at.
+    /// A peer was looked at. Whoever calls this still holds the directory as it was then: a home that is lost behind it finds its
+    /// peer here.
     pub(crate) fn looked(&self, peer: &PeerId, home: Option<PeerId>, due: Option<Instant>) {
         self.node.hub.watching.0.lock().looked(peer, home, due);
     }

@@ -24,7 +24,7 @@ pub struct Limits {
 
 /// A limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{limit} is {most}, and as many are here; come back later, or go elsewhere")]
+#[error("{limit} is {most}, and there is no room for more; come back later, or go elsewhere")]
 pub struct LimitReached {
     /// The key that names it.
     pub limit: &'static str,
@@ -135,6 +135,17 @@ impl Admission {
         Ok(())
     }
 
+    /// Admits several that come together, or none of them.
+    pub fn enter_many(&mut self, from: Option<IpAddr>, many: usize) -> Result<(), LimitReached> {
+        have_room(self.total, many, self.limits.total)?;
+        if let Some(ip) = from {
+            have_room(self.count_of(Source::host(ip)), many, self.limits.per_ip)?;
+            have_room(self.count_of(Source::network(ip)), many, self.limits.per_prefix)?;
+        }
+        self.count_many(from, many);
+        Ok(())
+    }
+
     /// Whether one more may be here in all.
     pub fn has_room(&self) -> Result<(), LimitReached> {
         below(self.total, self.limits.total)
@@ -239,8 +250,17 @@ impl Drop for Place {
 }
 
 /// Whether one more fits below a limit.
-pub fn below(count: usize, (most, limit): (usize, &'static str)) -> Result<(), LimitReached> {
-    if count < most { Ok(()) } else { Err(LimitReached { limit, most }) }
+pub fn below(count: usize, limit: (usize, &'static str)) -> Result<(), LimitReached> {
+    have_room(count, 1, limit)
+}
+
+/// Whether so many more fit below a limit.
+pub fn have_room(
+    count: usize,
+    many: usize,
+    (most, limit): (usize, &'static str),
+) -> Result<(), LimitReached> {
+    if count.saturating_add(many) <= most { Ok(()) } else { Err(LimitReached { limit, most }) }
 }
 
 fn upper(ip: Ipv6Addr) -> u64 {
@@ -332,6 +352,16 @@ mod tests {
         }
         assert_eq!((a.total(), a.sources.len()), (0, 0));
         a.enter(ip("192.0.2.1")).unwrap();
+    }
+
+    #[test]
+    fn several_come_together_or_not_at_all() {
+        let mut a = admission();
+        assert_eq!(refused(a.enter_many(ip("192.0.2.1"), 3)), "ip");
+        a.enter_many(ip("192.0.2.1"), 2).unwrap();
+        assert_eq!(refused(a.enter_many(ip("192.0.2.2"), 2)), "prefix");
+        assert_eq!(refused(a.enter_many(None, 4)), "total");
+        assert_eq!((a.total(), a.sources.len()), (2, 2));
     }
 
     #[test]

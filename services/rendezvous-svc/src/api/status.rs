@@ -9,11 +9,11 @@ use crate::convert;
 use crate::core::admission::LimitReached;
 use crate::core::challenge::ChallengeExpired;
 use crate::core::confirm::TooMany;
-use crate::core::directory::{NotLocated, OFFLINE_RETRY, UNKNOWN_RETRY};
+use crate::core::directory::{INCOMPLETE_RETRY, NotLocated, OFFLINE_RETRY, UNKNOWN_RETRY};
 use crate::core::members::LinkRefused;
+use crate::core::reconnect;
 use crate::core::session::NotNewer;
 use crate::core::table::TableError;
-use crate::core::watch::TooManyWatched;
 
 /// After how long a full server may have room again.
 const FULL_RETRY: Duration = Duration::from_secs(60);
@@ -64,14 +64,6 @@ impl From<TooMany> for Failure {
     }
 }
 
-impl From<TooManyWatched> for Failure {
-    fn from(error: TooManyWatched) -> Self {
-        Self::new(Reason::LimitExceeded, error.to_string())
-            .with("limit", "watched")
-            .retry_after(apart(FULL_RETRY))
-    }
-}
-
 impl From<ChallengeExpired> for Failure {
     fn from(error: ChallengeExpired) -> Self {
         Self::new(Reason::ChallengeExpired, error.to_string())
@@ -82,7 +74,7 @@ impl From<NotNewer> for Failure {
     fn from(error: NotNewer) -> Self {
         Self::new(Reason::SessionReplaced, error.to_string())
             .with("session_seq", error.current)
-            .retry_after(REPLACED_RETRY)
+            .retry_after(apart(REPLACED_RETRY))
     }
 }
 
@@ -90,12 +82,12 @@ impl From<NotLocated> for Failure {
     fn from(error: NotLocated) -> Self {
         let text = error.to_string();
         match error {
-            NotLocated::Unknown { since, .. } => {
-                Self::new(Reason::PeerUnknown, text).with("knowledge_since", since).retry_after(UNKNOWN_RETRY)
-            }
+            NotLocated::Unknown { since, .. } => Self::new(Reason::PeerUnknown, text)
+                .with("knowledge_since", since)
+                .retry_after(apart(UNKNOWN_RETRY)),
             NotLocated::Offline { last_seen, .. } => Self::new(Reason::PeerOffline, text)
                 .with("last_seen_time", last_seen)
-                .retry_after(OFFLINE_RETRY),
+                .retry_after(apart(OFFLINE_RETRY)),
         }
     }
 }
@@ -128,7 +120,7 @@ impl From<TrustError> for Failure {
 /// The session was replaced by a newer one.
 pub(crate) fn session_replaced() -> Failure {
     Failure::new(Reason::SessionReplaced, "this peer opened a newer session here; is its key used twice?")
-        .retry_after(REPLACED_RETRY)
+        .retry_after(apart(REPLACED_RETRY))
 }
 
 /// The server stops.
@@ -137,9 +129,14 @@ pub(crate) fn draining() -> Failure {
         .retry_after(apart(DRAINING_RETRY))
 }
 
-/// This long or up to half of it longer: those who are refused together are not to come back together.
+/// Not enough of those could be asked that ought to know.
+pub(crate) fn incomplete(text: impl Into<String>) -> Failure {
+    Failure::new(Reason::LookupIncomplete, text).retry_after(apart(INCOMPLETE_RETRY))
+}
+
+/// At least this long: those who are refused together are not to come back together.
 fn apart(pause: Duration) -> Duration {
-    pause.mul_f64(1.0 + fastrand::f64() / 2.0)
+    reconnect::apart(pause, fastrand::f64())
 }
 
 /// An id in a request is none.
@@ -182,11 +179,36 @@ mod tests {
             full(LimitReached { limit: "limits.sessions", most: 1 }).into_status(),
             status(TableError::TooOften { wait: Duration::from_millis(300) }),
             status(LinkRefused::Full { limit: 1 }),
-            status(TooManyWatched { limit: 1 }),
             status(TooMany { limit: "dials_per_peer", most: 1, wait: Duration::from_secs(60) }),
         ] {
             assert_eq!(reason_of(&status), Some(Reason::LimitExceeded));
             assert!(fact_of(&status, "limit").is_some() && retry_after_of(&status).is_some());
+        }
+    }
+
+    #[test]
+    fn those_who_are_told_together_to_come_again_do_not_come_together() {
+        let unknown = || NotLocated::Unknown { peer: peer(1), since: UnixMillis(0) }.into();
+        let offline = || NotLocated::Offline { peer: peer(1), last_seen: UnixMillis(0) }.into();
+        let not_newer = || NotNewer { offered: 1, current: 2 }.into();
+        let full_members = || LinkRefused::Full { limit: 1 }.into();
+        let kinds: [(Duration, &dyn Fn() -> Failure); 8] = [
+            (UNKNOWN_RETRY, &unknown),
+            (OFFLINE_RETRY, &offline),
+            (INCOMPLETE_RETRY, &|| incomplete("")),
+            (REPLACED_RETRY, &session_replaced),
+            (REPLACED_RETRY, &not_newer),
+            (DRAINING_RETRY, &draining),
+            (FULL_RETRY, &|| full(LimitReached { limit: "limits.sessions", most: 1 })),
+            (FULL_RETRY, &full_members),
+        ];
+        for (pause, failure) in kinds {
+            let pauses: Vec<Duration> =
+                (0..100).map(|_| retry_after_of(&failure().into_status()).unwrap()).collect();
+            assert!(pauses.iter().all(|one| (pause..=pause * 3 / 2).contains(one)), "{pauses:?}");
+            let (least, most) = (pauses.iter().min().unwrap(), pauses.iter().max().unwrap());
+            // That a hundred lie in a fifth of the span by chance happens once in 10^60.
+            assert!(*most - *least > pause / 10, "{pauses:?}");
         }
     }
 

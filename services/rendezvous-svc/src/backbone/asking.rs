@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use p2psb_proto::error::{Failure, Reason};
+use p2psb_proto::model::presence::aliveness;
 use p2psb_proto::model::time::{duration_from_wire, duration_to_wire};
 use p2psb_proto::model::{PeerId, PeerStatement, UnixMillis};
 use p2psb_proto::wire::rendezvous::v1 as wire;
@@ -20,6 +21,7 @@ use tracing::Instrument as _;
 use super::frame::Frame;
 use super::mailbox::Mailbox;
 use super::{finding, stating};
+use crate::api::status;
 use crate::convert;
 use crate::core::Now;
 use crate::core::directory::{Directory, Located, NotLocated};
@@ -138,8 +140,7 @@ fn last_seen(found: &Result<Located, NotLocated>) -> Option<UnixMillis> {
 }
 
 fn incomplete(peer: &PeerId) -> Failure {
-    let text = format!("not enough of the rendezvous that ought to know {peer} can be asked now");
-    Failure::new(Reason::LookupIncomplete, text).retry_after(crate::core::directory::INCOMPLETE_RETRY)
+    status::incomplete(format!("not enough of the rendezvous that ought to know {peer} can be asked now"))
 }
 
 struct Asking<'a> {
@@ -187,7 +188,7 @@ impl Asking<'_> {
                 }
             },
             // The link ended, or the member did not understand the question, or answers another one.
-            Some(Arm::Providers(_) | Arm::Confirmation(_) | Arm::Error(_)) | None => self.lookup.failed(by),
+            Some(Arm::Page(_) | Arm::Confirmation(_) | Arm::Error(_)) | None => self.lookup.failed(by),
         }
     }
 
@@ -290,10 +291,7 @@ fn locate(node: &Node, peer: &PeerId) -> Arm {
     if let Some(entry) = directory.table.valid(peer, now.wall)
         && let Ok(record) = convert::signed(&entry.bytes())
     {
-        // Nothing is told to anybody's memory by this: the number is as good as the next one.
-        let own = stating::own(&directory, peer, now.wall.0, now);
-        let others = directory.presence.said(peer, now.mono).map(|said| stating::to_wire(&said, now));
-        let presence = own.into_iter().chain(others).take(HOMES).collect();
+        let presence = homes_of(&directory, peer, HOMES, now);
         return Arm::Found(wire::BridgeFound { record: Some(record), presence });
     }
     let seen = last_seen(&directory.locate(peer, now));
@@ -303,4 +301,24 @@ fn locate(node: &Node, peer: &PeerId) -> Arm {
         knowledge_age: Some(duration_to_wire(knowledge)),
         last_seen_time: seen.map(UnixMillis::to_wire),
     })
+}
+
+/// What homes say of a peer, `most` of them, the liveliest first.
+pub(super) fn homes_of(
+    directory: &Directory,
+    peer: &PeerId,
+    most: usize,
+    now: Now,
+) -> Vec<wire::HomePresence> {
+    let stated = directory.stated(peer, now.mono);
+    // Nothing is told to anybody's memory by this: the number is as good as the next one.
+    let own = stated.and_then(|stated| Some((stated, stating::own(directory, peer, now.wall.0, now)?)));
+    let own = own.map(|(stated, own)| ((aliveness(stated.state), stated.heard), own));
+    let others = directory.presence.said(peer, now.mono).map(|said| {
+        let view = directory.presence.follow(&said, now.mono);
+        ((aliveness(view.state), view.last_seen), stating::to_wire(&said, now))
+    });
+    let mut all: Vec<_> = own.into_iter().chain(others).collect();
+    all.sort_by_key(|(liveliness, _)| std::cmp::Reverse(*liveliness));
+    all.into_iter().take(most).map(|(_, said)| said).collect()
 }

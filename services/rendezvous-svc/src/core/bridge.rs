@@ -536,6 +536,13 @@ impl<C: Clone + Ord> Bridge<C> {
         self.syncing.is_finished()
     }
 
+    /// Whether a linked member has heard all that it owns, as it says; of this one, whether it has.
+    #[must_use]
+    pub fn has_finished(&self, member: &PeerId) -> bool {
+        let other = || self.others.get(member).is_some_and(|other| other.finished);
+        if *member == self.own { self.syncing.is_finished() } else { other() }
+    }
+
     /// Whether a member hears of this peer because it asked for that, whoever owns it.
     #[must_use]
     pub fn is_subscribed(&self, member: &PeerId, peer: &PeerId) -> bool {

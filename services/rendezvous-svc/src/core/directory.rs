@@ -98,13 +98,20 @@ pub struct Observed {
 
 /// A page of providers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
+pub struct Page<T = Located> {
     /// The peers.
-    pub peers: Vec<Located>,
+    pub peers: Vec<T>,
     /// Where the next page begins; `None` on the last one.
     pub next: Option<Cursor>,
     /// There may be providers that no page names.
     pub sampled: bool,
+}
+
+impl<T> Page<T> {
+    /// The same place by place.
+    pub fn map<U>(self, item: impl FnMut(T) -> U) -> Page<U> {
+        Page { peers: self.peers.into_iter().map(item).collect(), next: self.next, sampled: self.sampled }
+    }
 }
 
 /// Which providers are asked for, and from where on. It says all there is to say: whoever is asked it answers alike, as far as

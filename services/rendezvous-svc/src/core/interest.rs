@@ -139,6 +139,12 @@ impl Interest {
         self.watched.get(peer).is_some_and(|watched| watched.posts.iter().any(|post| post.answered))
     }
 
+    /// The owners that have said how a watched peer is.
+    pub fn told_by(&self, peer: &PeerId) -> impl Iterator<Item = PeerId> {
+        let posts = self.watched.get(peer).into_iter().flat_map(|watched| &watched.posts);
+        posts.filter(|post| post.answered).map(|post| post.owner)
+    }
+
     /// Whether anybody watches `peer`.
     #[must_use]
     pub fn is_watched(&self, peer: &PeerId) -> bool {

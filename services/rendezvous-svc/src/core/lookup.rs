@@ -15,8 +15,9 @@ use p2psb_proto::model::PeerId;
 use super::placement::{Key, Placement};
 use super::ring::View;
 
-/// So many owners have to say that a peer is unknown, or is known by its record only.
-const WITNESSES: usize = 2;
+/// So many owners have to say that a peer is unknown, or is known by its record only; so many that have finished syncing have to say
+/// who provides a service.
+pub const WITNESSES: usize = 2;
 
 /// How long to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

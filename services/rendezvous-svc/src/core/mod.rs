@@ -11,7 +11,8 @@
 //!   whether it arrived; [`lookup`]: who is asked; [`interest`], [`homes`]: who listens, and until when a home is believed;
 //!   [`far`]: homes outside the ring.
 //! - [`reconnect`]: when peers leave or come back, and where they are sent.
-//! - [`watch`], [`resume`]: who follows whom, what each has still to be told, and where it goes on.
+//! - [`watch`], [`resume`]: who follows whom, what each has still to be told, and where it goes on; [`watched`]: how many;
+//!   [`progress`]: up to when all was told.
 //! - [`confirm`], [`public`]: which addresses are dialed for others, how often, and by whom.
 //! - [`own`]: this server's own record. [`page`], [`union`]: how a long answer is continued, and made of several. [`snapshot`]:
 //!   what is taken along from one life to the next. [`seldom`]: what is not to flood the logs.
@@ -41,6 +42,7 @@ pub mod page;
 pub mod placement;
 pub mod places;
 pub mod presence;
+pub mod progress;
 pub mod public;
 pub mod reconnect;
 pub mod resume;
@@ -58,6 +60,7 @@ pub(crate) mod testing;
 pub mod union;
 pub mod walk;
 pub mod watch;
+pub mod watched;
 
 /// One moment on both clocks: what is signed counts by the wall, what is waited for by the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

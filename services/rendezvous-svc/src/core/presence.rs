@@ -189,6 +189,20 @@ impl Presence {
         }
     }
 
+    /// Up to when it is known what a home says; `None` if it never said anything.
+    #[must_use]
+    pub fn marked(&self, home: &PeerId) -> Option<Instant> {
+        self.homes.get(home).map(|home| home.as_of)
+    }
+
+    /// The homes that say of a peer that it may be there, and are believed.
+    pub fn homes_of(&self, peer: &PeerId, now: Instant) -> impl Iterator<Item = PeerId> {
+        let heards = self.peers.get(peer).into_iter().flatten();
+        heards
+            .filter(move |heard| self.of(heard, now).is_some_and(|view| view.state != PresenceState::Offline))
+            .map(|heard| heard.home)
+    }
+
     /// How many sessions a home holds, as it said last; 0 if it never did.
     #[must_use]
     pub fn sessions(&self, home: &PeerId) -> u64 {

@@ -18,6 +18,13 @@ pub fn spread(sessions: usize) -> Duration {
     reconnect_spread(u64::try_from(sessions).unwrap_or(u64::MAX)).max(LEAST_SPREAD)
 }
 
+/// A pause for somebody who is to come again: this long, or up to half of it longer, by `chance` in 0 to 1. Those who are told
+/// together are not to come together.
+#[must_use]
+pub fn apart(pause: Duration, chance: f64) -> Duration {
+    pause.mul_f64(1.0 + chance.clamp(0.0, 1.0) / 2.0)
+}
+
 /// The moments at which the peers of a draining server leave it.
 ///
 /// Invariant: they all lie in the first part of the time there is, so that whoever keeps its moment is gone before it is cut; and
@@ -92,6 +99,15 @@ mod tests {
         assert_eq!(spread(0), LEAST_SPREAD);
         assert_eq!(spread(10_000), Duration::from_secs(5));
         assert_eq!(spread(1_000_000), Duration::from_secs(500));
+    }
+
+    #[test]
+    fn who_is_to_come_again_never_comes_sooner_and_by_half_later_at_most() {
+        let pause = Duration::from_secs(10);
+        assert_eq!(
+            [0.0, 0.5, 1.0, 7.0].map(|chance| apart(pause, chance).as_millis()),
+            [10_000, 12_500, 15_000, 15_000]
+        );
     }
 
     #[test]

@@ -3,23 +3,22 @@
 //!
 //! Invariants:
 //! - Every change of a watched peer after a watch began is waiting in it, or was taken from it after the change.
-//! - A watch that goes on from a revision has waiting all its peers that changed since; where the log no longer reaches back
-//!   so far, all its peers.
+//! - A watch that goes on from a revision has waiting all its peers that changed since, and all others to be looked at: what
+//!   time and lost homes did to those meanwhile nobody has noted. Where the log no longer reaches back so far, all wait.
 //! - What only time changes comes due: a watched peer has one place at most in the row of deadlines, the one that was named
 //!   when it was looked at last.
-//! - What all watches hold together is bounded by the number of watched peers.
+//! - What all watches hold together is bounded by the number of watched peers, for which [`super::watched`] has limits.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
 use p2psb_proto::model::PeerId;
 
 use super::outbox::Waiting;
+use super::resume::{Left, Told};
 
 /// Peers that one watch may follow.
 pub const WATCH_PEERS: usize = 1000;
-/// Peers that all watches together may follow, each counted as often as it is watched.
-pub const WATCHED: usize = 1_000_000;
 /// Changes that are remembered for those who come back: at 2,000 changes a second those of half a minute.
 const LOG: usize = 65_536;
 
@@ -27,20 +26,12 @@ const LOG: usize = 65_536;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WatchId(u64);
 
-/// All watches together follow as many peers as they may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{limit} peers are watched here, as many as may be; come back later, or go to another rendezvous")]
-pub struct TooManyWatched {
-    /// How many there may be.
-    pub limit: usize,
-}
-
 /// How a watch begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begin {
     /// With all its peers.
     Whole,
-    /// With those that changed since it was left.
+    /// With those that changed since it was left, and those that are found to be something else.
     Resumed,
 }
 
@@ -49,6 +40,8 @@ pub enum Begin {
 pub struct Taken {
     /// Whose state to tell.
     pub peers: Vec<PeerId>,
+    /// Whom to look at, and to tell of if this is no longer so.
+    pub unsure: Vec<(PeerId, Told)>,
     /// If nothing waits any more: with these told, every change up to this revision was.
     pub complete: Option<u64>,
 }
@@ -65,7 +58,24 @@ struct Watched {
 struct Watch<W> {
     peers: Box<[PeerId]>,
     waiting: Waiting,
+    /// What was told before the watch was left, of those of whom no change is known since, until they are looked at.
+    unsure: BTreeMap<PeerId, Told>,
     wake: W,
+}
+
+impl<W> Watch<W> {
+    /// A peer changed between the two watches, if it is one of this.
+    fn changed_before(&mut self, peer: &PeerId) {
+        if self.unsure.remove(peer).is_some() {
+            self.waiting.push(*peer);
+        }
+    }
+
+    /// A peer of this watch changed.
+    fn changed(&mut self, peer: PeerId) {
+        self.unsure.remove(&peer);
+        self.waiting.push(peer);
+    }
 }
 
 /// See the module. `W` wakes whoever tells a watch.
@@ -78,59 +88,45 @@ pub struct Watches<W> {
     /// Of the newest change.
     revision: u64,
     deadlines: BTreeSet<(Instant, PeerId)>,
-    count: usize,
-    limit: usize,
     next_id: u64,
 }
 
-impl<W: Clone> Watches<W> {
-    /// Nobody watches; at most `limit` peers may be watched.
-    #[must_use]
-    pub fn new(limit: usize) -> Self {
+impl<W> Default for Watches<W> {
+    fn default() -> Self {
         Self {
             watched: HashMap::new(),
             watches: HashMap::new(),
             log: VecDeque::new(),
             revision: 0,
             deadlines: BTreeSet::new(),
-            count: 0,
-            limit,
             next_id: 0,
         }
     }
+}
 
-    /// Begins a watch of `peers`, none of them twice, from the beginning or from a revision that an earlier one had come to.
-    pub fn open(
-        &mut self,
-        peers: Box<[PeerId]>,
-        from: Option<u64>,
-        wake: W,
-    ) -> Result<(WatchId, Begin), TooManyWatched> {
-        if self.count + peers.len() > self.limit {
-            return Err(TooManyWatched { limit: self.limit });
-        }
-        self.count += peers.len();
+impl<W: Clone> Watches<W> {
+    /// Begins a watch of `peers`, none of them twice, from the beginning or from where an earlier one of the same was left.
+    pub fn open(&mut self, peers: Box<[PeerId]>, from: Option<&Left>, wake: W) -> (WatchId, Begin) {
         self.next_id += 1;
         let id = WatchId(self.next_id);
         for peer in &peers {
             let watched = self.watched.entry(*peer);
             watched.or_insert(Watched { by: Vec::new(), home: None, due: None }).by.push(id);
         }
-        let (waiting, begin) = self.beginning(id, &peers, from);
-        self.watches.insert(id, Watch { peers, waiting, wake });
-        Ok((id, begin))
-    }
-
-    fn beginning(&self, id: WatchId, peers: &[PeerId], from: Option<u64>) -> (Waiting, Begin) {
-        let mut waiting = Waiting::default();
-        let Some(changed) = from.and_then(|revision| self.since(revision)) else {
-            peers.iter().for_each(|peer| waiting.push(*peer));
-            return (waiting, Begin::Whole);
+        let mut watch = Watch { peers, waiting: Waiting::default(), unsure: BTreeMap::new(), wake };
+        let begin = match from.and_then(|from| Some((from, self.since(from.revision)?))) {
+            Some((from, changed)) => {
+                watch.unsure.extend(from.told.iter().copied());
+                changed.for_each(|peer| watch.changed_before(peer));
+                Begin::Resumed
+            }
+            None => {
+                watch.peers.iter().for_each(|peer| watch.waiting.push(*peer));
+                Begin::Whole
+            }
         };
-        // Whoever watches a peer since a moment ago is its last watcher.
-        let mine = |peer: &&PeerId| self.watched.get(*peer).is_some_and(|w| w.by.last() == Some(&id));
-        changed.filter(mine).for_each(|peer| waiting.push(*peer));
-        (waiting, Begin::Resumed)
+        self.watches.insert(id, watch);
+        (id, begin)
     }
 
     /// What changed after `revision`; `None` if that is not known any more, or was never reached.
@@ -143,7 +139,6 @@ impl<W: Clone> Watches<W> {
     /// Ends a watch.
     pub fn close(&mut self, id: WatchId) {
         let Some(watch) = self.watches.remove(&id) else { return };
-        self.count = self.count.saturating_sub(watch.peers.len());
         for peer in &watch.peers {
             let Some(watched) = self.watched.get_mut(peer) else { continue };
             watched.by.retain(|by| *by != id);
@@ -167,7 +162,7 @@ impl<W: Clone> Watches<W> {
         let watches = &mut self.watches;
         let woken = watched.by.iter().filter_map(|id| {
             let watch = watches.get_mut(id)?;
-            watch.waiting.push(peer);
+            watch.changed(peer);
             Some(watch.wake.clone())
         });
         woken.collect()
@@ -184,8 +179,10 @@ impl<W: Clone> Watches<W> {
     pub fn take(&mut self, id: WatchId, most: usize) -> Option<Taken> {
         let watch = self.watches.get_mut(&id)?;
         let peers = watch.waiting.take(most);
-        let complete = watch.waiting.is_empty().then_some(self.revision);
-        Some(Taken { peers, complete })
+        let room = most.saturating_sub(peers.len());
+        let unsure = std::iter::from_fn(|| watch.unsure.pop_first()).take(room).collect();
+        let is_complete = watch.waiting.is_empty() && watch.unsure.is_empty();
+        Some(Taken { peers, unsure, complete: is_complete.then_some(self.revision) })
     }
 
     /// A watched peer was looked at: its state rests on this home's word, and may change at `due` by time alone.
@@ -217,12 +214,6 @@ impl<W: Clone> Watches<W> {
         }
         woken
     }
-
-    /// How many peers are watched, each counted as often as it is watched.
-    #[must_use]
-    pub const fn count(&self) -> usize {
-        self.count
-    }
 }
 
 #[cfg(test)]
@@ -242,8 +233,8 @@ mod tests {
 
     #[test]
     fn a_watch_begins_with_everybody_and_goes_on_with_what_changes_each_once() {
-        let mut watches = Watches::new(100);
-        let (one, begin) = watches.open(peers(&[1, 2, 3]), None, 1).unwrap();
+        let mut watches = Watches::default();
+        let (one, begin) = watches.open(peers(&[1, 2, 3]), None, 1);
         assert_eq!(begin, Begin::Whole);
         let first = watches.take(one, 2).unwrap();
         assert_eq!((first.peers, first.complete), (vec![peer(1), peer(2)], None));
@@ -252,40 +243,58 @@ mod tests {
         assert!(watches.changed(peer(9)).is_empty(), "nobody watches it");
         let rest = watches.take(one, 9).unwrap();
         assert_eq!((rest.peers, rest.complete), (vec![peer(3), peer(1)], Some(3)));
-        assert_eq!(watches.take(one, 9), Some(Taken { peers: vec![], complete: Some(3) }));
+        let nothing = Taken { peers: vec![], unsure: vec![], complete: Some(3) };
+        assert_eq!(watches.take(one, 9), Some(nothing));
+    }
+
+    /// Left at a revision, with all told to be online.
+    fn left(numbers: &[u8], revision: u64) -> Left {
+        Left { revision, told: peers(numbers).iter().map(|peer| (*peer, Told::Online)).collect() }
     }
 
     #[test]
-    fn a_watch_that_comes_back_hears_what_it_missed_and_nothing_else() {
-        let mut watches = Watches::new(100);
-        let (one, _) = watches.open(peers(&[1, 2, 3]), None, 1).unwrap();
+    fn a_watch_that_comes_back_hears_what_it_missed_and_looks_at_all_others_once() {
+        let mut watches = Watches::default();
+        let (one, _) = watches.open(peers(&[1, 2, 3, 4]), None, 1);
         watches.changed(peer(1));
-        let left_at = watches.take(one, 9).unwrap().complete;
+        let revision = watches.take(one, 9).unwrap().complete.unwrap();
         watches.close(one);
         for n in [2, 9, 2] {
             watches.changed(peer(n));
         }
-        let (again, begin) = watches.open(peers(&[1, 2, 3]), left_at, 1).unwrap();
-        assert_eq!((begin, all(&mut watches, again)), (Begin::Resumed, vec![peer(2)]));
+        let left = left(&[1, 2, 3, 4], revision);
+        let (again, begin) = watches.open(peers(&[1, 2, 3, 4]), Some(&left), 1);
+        assert_eq!(begin, Begin::Resumed);
+        let first = watches.take(again, 2).unwrap();
+        assert_eq!((&first.peers[..], first.unsure.len(), first.complete), (&[peer(2)][..], 1, None));
+        // What changes before it is looked at is told in any case.
+        let looked_at = first.unsure[0].0;
+        let not_yet = [1, 3, 4].map(peer).into_iter().filter(|one| *one != looked_at).collect::<Vec<_>>();
+        watches.changed(not_yet[0]);
+        let rest = watches.take(again, 9).unwrap();
+        assert_eq!((rest.peers, rest.unsure), (vec![not_yet[0]], vec![(not_yet[1], Told::Online)]));
+        assert_eq!(rest.complete, Some(watches.revision));
     }
 
     #[test]
     fn a_revision_that_is_too_old_or_was_never_reached_begins_anew() {
-        let mut watches = Watches::new(100);
+        let mut watches = Watches::default();
         for _ in 0..=LOG {
             watches.changed(peer(9));
         }
         for (from, begin) in [(0, Begin::Whole), (1, Begin::Resumed), (LOG as u64 + 2, Begin::Whole)] {
-            let (id, found) = watches.open(peers(&[1]), Some(from), 1).unwrap();
+            let (id, found) = watches.open(peers(&[1]), Some(&left(&[1], from)), 1);
             assert_eq!(found, begin, "from {from}");
-            assert_eq!(all(&mut watches, id).len(), usize::from(begin == Begin::Whole));
+            let taken = watches.take(id, 9).unwrap();
+            let whole = usize::from(begin == Begin::Whole);
+            assert_eq!((taken.peers.len(), taken.unsure.len()), (whole, 1 - whole));
         }
     }
 
     #[test]
     fn what_time_changes_comes_due_once() {
-        let (mut watches, t) = (Watches::new(100), Time::start());
-        let (one, _) = watches.open(peers(&[1, 2]), None, 1).unwrap();
+        let (mut watches, t) = (Watches::default(), Time::start());
+        let (one, _) = watches.open(peers(&[1, 2]), None, 1);
         all(&mut watches, one);
         watches.looked(&peer(1), None, Some(t.at(10).mono));
         watches.looked(&peer(1), None, Some(t.at(20).mono));
@@ -300,8 +309,8 @@ mod tests {
 
     #[test]
     fn a_home_that_is_lost_changes_its_peers_only() {
-        let mut watches = Watches::new(100);
-        let (one, _) = watches.open(peers(&[1, 2, 3]), None, 1).unwrap();
+        let mut watches = Watches::default();
+        let (one, _) = watches.open(peers(&[1, 2, 3]), None, 1);
         all(&mut watches, one);
         for n in [1, 3] {
             watches.looked(&peer(n), Some(peer(200)), None);
@@ -318,18 +327,17 @@ mod tests {
     }
 
     #[test]
-    fn watches_are_bounded_and_leave_nothing_behind() {
-        let (mut watches, t) = (Watches::new(4), Time::start());
-        let (one, _) = watches.open(peers(&[1, 2, 3]), None, 1).unwrap();
-        let (two, _) = watches.open(peers(&[1]), None, 2).unwrap();
-        assert_eq!(watches.open(peers(&[4]), None, 3), Err(TooManyWatched { limit: 4 }));
+    fn watches_that_end_leave_nothing_behind() {
+        let (mut watches, t) = (Watches::default(), Time::start());
+        let (one, _) = watches.open(peers(&[1, 2, 3]), None, 1);
+        let (two, _) = watches.open(peers(&[1]), None, 2);
         assert_eq!(watches.changed(peer(1)), [1, 2]);
         watches.looked(&peer(2), None, Some(t.at(1).mono));
         watches.close(one);
         watches.close(one);
-        assert_eq!((watches.count(), watches.take(one, 1)), (1, None));
+        assert_eq!(watches.take(one, 1), None);
         assert_eq!(watches.changed(peer(1)), [2]);
         watches.close(two);
-        assert!(watches.watched.is_empty() && watches.deadlines.is_empty() && watches.count() == 0);
+        assert!(watches.watched.is_empty() && watches.deadlines.is_empty() && watches.watches.is_empty());
     }
 }

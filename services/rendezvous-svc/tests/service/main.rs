@@ -6,6 +6,7 @@ mod anything;
 mod bridge;
 mod confirm;
 mod edge;
+mod finding;
 mod harness;
 mod liars;
 mod limits;

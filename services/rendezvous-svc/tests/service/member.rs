@@ -273,6 +273,33 @@ impl RawLink {
         }
     }
 
+    /// Owns: answers each question for providers as `says` does, and hears everything else, until the link ends. `finished` is
+    /// what it says of itself.
+    pub(crate) async fn own(mut self, finished: bool, says: impl Says) {
+        loop {
+            let (sent, received) = (self.number.load(Ordering::Relaxed), self.received);
+            let mark = wire::BridgeMark { received, sent, finished, ..wire::BridgeMark::default() };
+            let mark = Anything::of(&wire::LinkRequest { message: Some(Up::Mark(mark)) });
+            if self.up.send(mark).await.is_err() {
+                return;
+            }
+            let heard = match self.down.message().await {
+                Ok(Some(wire::LinkResponse { message: Some(heard) })) => heard,
+                Ok(Some(_)) => continue,
+                Ok(None) | Err(_) => return,
+            };
+            match heard {
+                Down::Batch(batch) => self.received = batch.number,
+                Down::Question(asked) => {
+                    let Some(Question::Find(question)) = asked.question else { continue };
+                    let Some(answer) = says.say(question).await else { continue };
+                    self.answer(asked.number, answer).await;
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Answers a question, truly or not.
     pub(crate) async fn answer(&self, number: u64, answer: Answer) {
         let answer = wire::BridgeAnswer { number, answer: Some(answer) };
@@ -322,6 +349,21 @@ impl RawLink {
                 _ => {}
             }
         }
+    }
+}
+
+/// What an owner answers to who asks for providers.
+pub(crate) trait Says: Send + Sync + 'static {
+    fn say(&self, question: wire::FindByServiceRequest) -> impl Future<Output = Option<Answer>> + Send;
+}
+
+impl<F, T> Says for F
+where
+    F: Fn(wire::FindByServiceRequest) -> T + Send + Sync + 'static,
+    T: Future<Output = Option<Answer>> + Send,
+{
+    async fn say(&self, question: wire::FindByServiceRequest) -> Option<Answer> {
+        self(question).await
     }
 }
 

@@ -142,7 +142,7 @@ async fn the_newer_session_wins_and_the_older_is_told() {
     let new = peer.open(&server, 2).await.unwrap();
     assert!(new.lease.replaced, "the newer one is told, too");
     let status = old.end().await.unwrap_err();
-    assert_eq!(retry_after_of(&status), Some(Duration::from_secs(60)));
+    assert!(retry_after_of(&status).unwrap() >= Duration::from_secs(60));
     assert_eq!(reason(Err::<(), _>(status)), Reason::SessionReplaced);
     assert_eq!(server.state(&peer.id()).await, Some(PresenceState::Online));
 
