@@ -54,7 +54,7 @@ pub struct Config {
     pub endorse: Vec<String>,
     /// The same, one file each, named `service@anything`, that holds the id.
     pub endorse_dir: Option<PathBuf>,
-    /// A proxy ends TLS in front of this server: nobody's address is known.
+    /// A proxy ends TLS in front of this server: nobody's address is known but by the word of `http2.proxies`.
     pub behind_proxy: bool,
     /// The community.
     pub network: NetworkConfig,

@@ -42,8 +42,8 @@ pub(crate) struct Node {
     pub(crate) epoch: u64,
     pub(crate) identity: Identity,
     pub(crate) clock: Clock,
-    /// A proxy hides who calls.
-    pub(crate) behind_proxy: bool,
+    /// A proxy stands in front that does not say who calls.
+    pub(crate) hides_callers: bool,
     /// What this server is in its backbone.
     pub(crate) role: Role,
     /// Edges may have links with it.
@@ -113,7 +113,7 @@ impl Node {
 /// Who calls, as far as the connection tells.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
-    /// Where from; unknown behind a proxy.
+    /// Where from; unknown behind a proxy that does not say it.
     pub(crate) addr: Option<SocketAddr>,
     /// What proofs on the connection are bound to.
     pub(crate) binding: ChannelBinding,
@@ -125,7 +125,7 @@ impl Caller {
         let arrived = request.extensions().get::<Arrived<ConnectInfo>>().ok_or_else(|| {
             Failure::new(Reason::Internal, "the listener does not tell where a call comes from")
         })?;
-        let addr = (!node.behind_proxy).then_some(arrived.info.remote_addr);
+        let addr = (!node.hides_callers).then_some(arrived.info.remote_addr);
         Ok(Self { addr, binding: arrived.info.binding })
     }
 

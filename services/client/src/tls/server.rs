@@ -120,7 +120,8 @@ impl ServerTls {
     /// plaintext a client speaks first, so its first words are the handshake.
     pub fn handshake(
         self,
-    ) -> impl Fn(TcpStream, SocketAddr) -> BoxFuture<'static, io::Result<ServerIo>> + Send + 'static {
+    ) -> impl Fn(TcpStream, SocketAddr) -> BoxFuture<'static, io::Result<ServerIo>> + Clone + Send + 'static
+    {
         move |stream, remote_addr| {
             let tls = self.clone();
             Box::pin(async move { ServerIo::accept(stream, remote_addr, &tls).await })
@@ -137,7 +138,7 @@ impl ServerTls {
 /// What a handler may know of its connection: in the extensions of every request.
 #[derive(Clone, Debug)]
 pub struct ConnectInfo {
-    /// The other end of the socket.
+    /// The other end of the connection: of the socket, or the one that a proxy names.
     pub remote_addr: SocketAddr,
     /// What proofs on this connection are bound to; `None` on plaintext.
     pub binding: ChannelBinding,

@@ -13,6 +13,7 @@ mod limits;
 mod member;
 mod peer;
 mod proofs;
+mod proxied;
 mod query;
 mod register;
 mod ring;

@@ -11,13 +11,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::Stream;
+use futures::future::Either;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::task::JoinMap;
 
 use super::http2::Http2Config;
 use super::listener::Listener;
-use crate::admission::{Limits, Place, Places, Source};
+use super::proxy;
+use crate::admission::{LimitReached, Limits, Place, Places, Source};
 
 /// How many connections may be in their handshake at once, in all and from one source.
 const HANDSHAKES: Limits = Limits {
@@ -48,7 +50,7 @@ impl Listener {
     ) -> impl Stream<Item = Admitted<IO>> + Send + 'static
     where
         IO: Send + 'static,
-        S: Fn(TcpStream, SocketAddr) -> F + Send + 'static,
+        S: Fn(TcpStream, SocketAddr) -> F + Clone + Send + 'static,
         F: Future<Output = io::Result<IO>> + Send + 'static,
     {
         let door = Door {
@@ -56,6 +58,7 @@ impl Listener {
             shake,
             timeout: http2.preface_timeout,
             shared: http2.shared_sources.clone(),
+            proxies: http2.proxies.clone(),
             places: Places::new(http2.of_connections()),
             handshakes: Places::new(HANDSHAKES),
             shaking: JoinMap::new(),
@@ -76,6 +79,7 @@ struct Door<IO, S> {
     shake: S,
     timeout: Duration,
     shared: Vec<Source>,
+    proxies: Vec<Source>,
     places: Places,
     handshakes: Places,
     shaking: JoinMap<u64, Option<Admitted<IO>>>,
@@ -87,7 +91,7 @@ struct Door<IO, S> {
 impl<IO, S, F> Door<IO, S>
 where
     IO: Send + 'static,
-    S: Fn(TcpStream, SocketAddr) -> F,
+    S: Fn(TcpStream, SocketAddr) -> F + Clone + Send + 'static,
     F: Future<Output = io::Result<IO>> + Send + 'static,
 {
     async fn next(&mut self) -> Admitted<IO> {
@@ -105,7 +109,7 @@ where
                 }
                 (stream, from) = self.listener.accept(), if !is_full => self.begin(stream, from),
                 nth = due(oldest), if is_full => {
-                    refuse("handshakes");
+                    count_refused("handshakes");
                     self.begun.remove(&nth);
                     self.shaking.abort(&nth);
                 }
@@ -116,22 +120,51 @@ where
     /// Over a limit the connection is closed at once: it is dropped.
     fn begin(&mut self, stream: TcpStream, from: SocketAddr) {
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        let is_proxy = lies_in(&self.proxies, from);
         // From a shared source come many callers: one of them is not to pay for the others.
-        let source = (!self.shared.iter().any(|shared| shared.contains(from.ip()))).then_some(from.ip());
+        let source = (!is_proxy && !lies_in(&self.shared, from)).then_some(from.ip());
         let entered = self.places.enter(source).and_then(|place| Ok((place, self.handshakes.enter(source)?)));
         let (place, handshake) = match entered {
             Ok(places) => places,
-            Err(reached) => {
-                tracing::debug!(%from, limit = reached.limit, "a connection was refused");
-                return refuse(reached.limit);
-            }
+            Err(reached) => return refuse(from, &reached),
         };
-        let shaking = tokio::time::timeout(self.timeout, (self.shake)(stream, from));
+        let timeout = self.timeout;
+        let admitting = if is_proxy {
+            let (shake, places, handshakes) =
+                (self.shake.clone(), self.places.clone(), self.handshakes.clone());
+            let shared = self.shared.clone();
+            let mut stream = stream;
+            Either::Left(async move {
+                let Some(client) = proxy::client(&mut stream).await? else {
+                    return Ok(Some(Admitted { io: shake(stream, from).await?, place }));
+                };
+                // The client pays, and not the proxy.
+                drop((place, handshake));
+                let source = (!lies_in(&shared, client)).then_some(client.ip());
+                let entered = places.enter(source).and_then(|place| Ok((place, handshakes.enter(source)?)));
+                let (place, _handshake) = match entered {
+                    Ok(places) => places,
+                    Err(reached) => {
+                        refuse(client, &reached);
+                        return Ok(None);
+                    }
+                };
+                Ok(Some(Admitted { io: shake(stream, client).await?, place }))
+            })
+        } else {
+            let shaking = (self.shake)(stream, from);
+            Either::Right(async move {
+                let _handshake = handshake;
+                Ok(Some(Admitted { io: shaking.await?, place }))
+            })
+        };
         self.shaking.spawn(self.next, async move {
-            let _handshake = handshake;
-            match shaking.await {
-                Ok(Ok(io)) => return Some(Admitted { io, place }),
-                Ok(Err(error)) => tracing::debug!(%from, %error, "handshake failed"),
+            match tokio::time::timeout(timeout, admitting).await {
+                Ok(Ok(admitted)) => return admitted,
+                Ok(Err(error)) => {
+                    let error: io::Error = error;
+                    tracing::debug!(%from, %error, "handshake failed");
+                }
                 Err(_) => tracing::debug!(%from, "handshake timed out"),
             }
             None
@@ -141,6 +174,10 @@ where
     }
 }
 
+fn lies_in(sources: &[Source], addr: SocketAddr) -> bool {
+    sources.iter().any(|source| source.contains(addr.ip()))
+}
+
 /// Resolves to the oldest when its time is over.
 async fn due(oldest: Option<(u64, Instant)>) -> u64 {
     let Some((nth, time)) = oldest else { return std::future::pending().await };
@@ -148,6 +185,11 @@ async fn due(oldest: Option<(u64, Instant)>) -> u64 {
     nth
 }
 
-fn refuse(limit: &'static str) {
+fn refuse(from: SocketAddr, reached: &LimitReached) {
+    tracing::debug!(%from, limit = reached.limit, "a connection was refused");
+    count_refused(reached.limit);
+}
+
+fn count_refused(limit: &'static str) {
     metrics::counter!("grpc_server_connections_refused_total", "limit" => limit).increment(1);
 }

@@ -12,8 +12,8 @@ use crate::config::ConfigError;
 const FRAME_RANGE: std::ops::RangeInclusive<u32> = (16 << 10)..=((16 << 20) - 1);
 const WINDOW_RANGE: std::ops::RangeInclusive<u32> = 65_535..=((1 << 31) - 1);
 
-/// How many networks may be shared sources: each newcomer is compared with them.
-const MAX_SHARED_SOURCES: usize = 64;
+/// How many networks may be shared sources, or proxies: each newcomer is compared with them.
+const MAX_SOURCES: usize = 64;
 
 /// A section of HTTP/2 settings and limits. The defaults suit small messages. An `ip` is an IPv4 address or an IPv6 /64, a `prefix`
 /// an IPv4 /24 or an IPv6 /48.
@@ -28,6 +28,8 @@ pub struct Http2Config {
     pub connections_per_prefix: usize,
     /// Networks from which many callers come, such as proxies: no limit per ip or prefix holds for them.
     pub shared_sources: Vec<Source>,
+    /// Networks of proxies that say in a header of the PROXY protocol, version 2, whom they connect for. That one counts, then.
+    pub proxies: Vec<Source>,
     /// Bytes of answers that wait for slow readers; beyond it further answers are refused.
     pub waiting_bytes: usize,
     /// Those for readers from one ip.
@@ -67,6 +69,7 @@ impl Default for Http2Config {
             connections_per_prefix: 4096,
             // Whoever comes over loopback was let onto this machine: a proxy, most likely, or what the operator runs himself.
             shared_sources: vec![Source::V4(0x7f00_0000, 8), Source::V6(1, 128)],
+            proxies: Vec::new(),
             waiting_bytes: 256 << 20,
             waiting_bytes_per_ip: 32 << 20,
             waiting_bytes_per_prefix: 64 << 20,
@@ -105,8 +108,10 @@ impl Http2Config {
                 return wrong(key, "must be at least 1".into());
             }
         }
-        if self.shared_sources.len() > MAX_SHARED_SOURCES {
-            return wrong("shared_sources", format!("at most {MAX_SHARED_SOURCES} networks are allowed"));
+        for (key, sources) in [("shared_sources", &self.shared_sources), ("proxies", &self.proxies)] {
+            if sources.len() > MAX_SOURCES {
+                return wrong(key, format!("at most {MAX_SOURCES} networks are allowed"));
+            }
         }
         if self.max_concurrent_streams == 0 {
             return wrong("max_concurrent_streams", "must be at least 1".into());

@@ -15,6 +15,7 @@ mod http2;
 mod io;
 mod listener;
 mod prompt;
+mod proxy;
 
 use std::future::Future;
 use std::sync::Arc;
