@@ -268,7 +268,7 @@ impl Restoring {
         self.directory.knowledge_since = self.knowledge_since;
         for peer in self.members {
             if self.directory.table.provides(&peer, SERVICE, self.now.wall) {
-                self.directory.members.name(peer, self.now.mono);
+                self.directory.members.name(peer, None, self.now.mono);
             }
         }
         (self.directory, self.registrations, self.counts)

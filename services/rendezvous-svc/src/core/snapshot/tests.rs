@@ -45,7 +45,7 @@ fn before(t: Time) -> Directory {
     d.table.offer(item(&record(6, 1, &[])), Bringer::Peer(None), T0).unwrap();
     d.table.offer(item(&withdrawal(6, 2)), Bringer::Peer(None), T0).unwrap();
     d.table.merge(item(&record(MEMBER, 1, &[SERVICE])), Bringer::Backbone, T0).unwrap();
-    d.members.name(peer(MEMBER), t.at(0).mono);
+    d.members.name(peer(MEMBER), None, t.at(0).mono);
     let proof = |n: u8| [n; 9];
     d.open(peer(1), 11, &proof(1), t.at(0).mono).unwrap();
     d.register(peer(2), 12, &proof(2), Some(source()), t.at(0).mono);
