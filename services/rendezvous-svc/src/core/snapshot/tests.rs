@@ -68,7 +68,8 @@ fn walk(directory: &Directory, most: usize, now: Now) -> Vec<Kept> {
 }
 
 fn head(directory: &Directory, begun: UnixMillis) -> Head {
-    Head { network: network(), own: peer(OWN), begun, knowledge_since: directory.knowledge_since }
+    let knowledge_since = directory.knowledge_since;
+    Head { network: network(), own: peer(OWN), begun, knowledge_since, is_last: true }
 }
 
 /// What the life at `now` makes of what the one before left at `begun`.
@@ -150,7 +151,19 @@ fn a_server_that_dies_again_and_again_does_not_keep_the_silent_suspect() {
         lives += 1;
     }
     assert!((2..10).contains(&lives), "{lives}");
-    assert_eq!(life.knowledge_since, T0.minus(KNOWN_FOR));
+}
+
+#[test]
+fn after_a_life_that_did_not_end_with_it_knowledge_begins_anew_however_short_the_gap_seems() {
+    let t = Time::start();
+    let (old, now) = (before(t), t.at(51));
+    for (is_last, expected) in [(true, T0.minus(KNOWN_FOR)), (false, now.wall)] {
+        let head = Head { is_last, ..head(&old, t.at(50).wall) };
+        let mut new = Restoring::new((directory(), admission(9)), peer(OWN), network(), &head, now).unwrap();
+        walk(&old, 2, t.at(50)).into_iter().for_each(|kept| new.take(kept));
+        let (d, ..) = new.finish();
+        assert_eq!((d.knowledge_since, state(&d, 1, now)), (expected, PresenceState::Suspect));
+    }
 }
 
 #[test]
