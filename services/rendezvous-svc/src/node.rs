@@ -53,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) edges: Mutex<Admission>,
     /// How many sessions, and from where.
     pub(crate) sessions: Mutex<Admission>,
+    /// How many have found no place among the sessions and may be peers that have one.
+    pub(crate) returning: Mutex<Admission>,
     /// How many unary registrations, and from where.
     pub(crate) registrations: Mutex<Admission>,
     /// How many watches, and from where.

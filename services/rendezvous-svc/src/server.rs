@@ -38,6 +38,7 @@ use crate::core::reconnect::Leaving;
 use crate::core::watched::WatchedLedger;
 use crate::node::{Node, random};
 use crate::own_record::{OwnRecordError, OwnSigner, keep_fresh, sign};
+use crate::sessions::RETURNING;
 use crate::snapshots::{Snapshots, Start};
 use crate::{backbone, sweeper};
 
@@ -308,6 +309,7 @@ fn node(
         edges: Mutex::new(Admission::new(config.limits.of_edges())),
         directory: RwLock::new(directory),
         sessions: Mutex::new(Admission::new(config.limits.of_sessions())),
+        returning: Mutex::new(Admission::new(RETURNING)),
         registrations: Mutex::new(registrations),
         // Who may have a session may watch.
         watches: Mutex::new(Admission::new(config.limits.of_sessions())),

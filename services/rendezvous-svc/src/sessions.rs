@@ -5,8 +5,8 @@
 
 mod handshake;
 mod live;
+mod slot;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +23,9 @@ use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
 use crate::api::status::{draining, full};
-use crate::core::admission::LimitReached;
 use crate::node::{Caller, Node};
+pub(crate) use slot::RETURNING;
+use slot::Slot;
 
 type Answer = Result<wire::ConnectResponse, Status>;
 
@@ -52,11 +53,16 @@ pub(crate) fn accept(
     Ok(ReceiverStream::new(answers).map(|answer| *answer))
 }
 
-async fn run(node: Arc<Node>, caller: Caller, mut stream: Stream, _slot: Slot) {
+async fn run(node: Arc<Node>, caller: Caller, mut stream: Stream, mut slot: Slot) {
     // Boxed, so that its room is free for the rest of the session.
-    let handshake = Box::pin(handshake::shake_hands(&node, &caller, &mut stream));
+    let handshake = Box::pin(handshake::shake_hands(&node, &caller, &mut stream, &mut slot));
     let ended = match tokio::time::timeout(limits::HANDSHAKE, handshake).await {
-        Ok(Ok((session, lease))) => session.live(&mut stream, lease).await,
+        Ok(Ok((session, lease))) => {
+            let ended = session.live(&mut stream, lease).await;
+            // At once: if another one took its place, that one counts already.
+            drop(slot);
+            ended
+        }
         Ok(Err(failure)) => Err(failure),
         Err(_) => Err(Failure::new(Reason::HandshakeTimeout, "the peer did not prove itself within 5 s")),
     };
@@ -65,25 +71,6 @@ async fn run(node: Arc<Node>, caller: Caller, mut stream: Stream, _slot: Slot) {
             .increment(1);
         tracing::debug!(reason = %failure.reason, problem = failure.message, from = ?caller.addr, "a session ended");
         stream.last_word(failure).await;
-    }
-}
-
-/// A place among the sessions, given back when dropped.
-struct Slot {
-    node: Arc<Node>,
-    from: Option<IpAddr>,
-}
-
-impl Slot {
-    fn take(node: &Arc<Node>, from: Option<IpAddr>) -> Result<Self, LimitReached> {
-        node.sessions.lock().enter(from)?;
-        Ok(Self { node: Arc::clone(node), from })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.node.sessions.lock().leave(self.from);
     }
 }
 

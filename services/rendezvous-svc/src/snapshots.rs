@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use p2psb_client::Identity;
-use p2psb_proto::model::NetworkId;
+use p2psb_proto::model::{NetworkId, UnixMillis};
 use tokio::task::spawn_blocking;
 
 use crate::core::Now;
@@ -89,8 +89,15 @@ impl Snapshots {
         network: NetworkId,
         now: Now,
     ) -> Result<Option<(Directory, Admission, Restored)>, SnapshotError> {
+        // It is taken away whatever becomes of the snapshot: from now on it is not the last one any more.
+        let ended = self.file.take_end().unwrap_or_else(|error| {
+            tracing::warn!(%error, "how the last life ended is not known");
+            None
+        });
         let Some(mut reading) = self.file.open()? else { return Ok(None) };
-        let mut new = Restoring::new(empty, identity.peer_id(), network, reading.head(), now)?;
+        let head = *reading.head();
+        let head = Head { is_last: ended == Some(head.begun), ..head };
+        let mut new = Restoring::new(empty, identity.peer_id(), network, &head, now)?;
         while let Some(kept) = reading.read()? {
             new.take(kept);
         }
@@ -108,7 +115,7 @@ impl Snapshots {
             let written = self.write(&node, Pace::Gentle).await;
             note(&written);
             wait = match written {
-                Ok(Some(written)) => self.interval.max(rest(written.bytes)),
+                Ok(Some((written, _))) => self.interval.max(rest(written.bytes)),
                 Ok(None) => return,
                 Err(_) => self.interval,
             };
@@ -118,15 +125,28 @@ impl Snapshots {
     /// Writes the last one.
     pub(crate) async fn finish(&self, node: &Node) {
         match tokio::time::timeout(LAST, self.write(node, Pace::Last)).await {
-            Ok(written) => note(&written),
+            Ok(written) => {
+                note(&written);
+                self.end(&written);
+            }
             Err(_) => tracing::warn!("there was no time for a last snapshot; the one before stays"),
         }
     }
 
+    /// This life is over with what was written, if that was all.
+    fn end(&self, written: &io::Result<Option<(Written, UnixMillis)>>) {
+        if let Ok(Some((Written { left_out: 0, .. }, begun))) = written
+            && let Err(error) = self.file.end(*begun)
+        {
+            tracing::warn!(%error, "the next life will not know that this one ended in good order");
+        }
+    }
+
     /// Returns nothing if the server drains: then the last one is to be written, when all have gone.
-    async fn write(&self, node: &Node, pace: Pace) -> io::Result<Option<Written>> {
+    async fn write(&self, node: &Node, pace: Pace) -> io::Result<Option<(Written, UnixMillis)>> {
         let knowledge_since = node.directory.read().knowledge_since;
-        let head = Head { network: node.network, own: node.id, begun: node.now().wall, knowledge_since };
+        let begun = node.now().wall;
+        let head = Head { network: node.network, own: node.id, begun, knowledge_since, is_last: false };
         let file = self.file.clone();
         let mut writing = blocking(move || file.begin(&head)).await?;
         let mut place = Some(Place::default());
@@ -142,7 +162,7 @@ impl Snapshots {
                 }
             }
         }
-        blocking(move || writing.finish()).await.map(Some)
+        blocking(move || writing.finish()).await.map(|written| Some((written, begun)))
     }
 }
 
@@ -151,7 +171,7 @@ const fn rest(bytes: u64) -> Duration {
     Duration::from_millis(bytes.saturating_mul(1000) / BYTES_PER_SECOND)
 }
 
-fn note(written: &io::Result<Option<Written>>) {
+fn note(written: &io::Result<Option<(Written, UnixMillis)>>) {
     let outcome = match written {
         Ok(Some(_)) => "written",
         Ok(None) => "given_up",
@@ -160,7 +180,7 @@ fn note(written: &io::Result<Option<Written>>) {
     metrics::counter!("rendezvous_snapshots_total", "outcome" => outcome).increment(1);
     match written {
         Ok(None) => {}
-        Ok(Some(Written { bytes, things, left_out })) => {
+        Ok(Some((Written { bytes, things, left_out }, _))) => {
             metrics::gauge!("rendezvous_snapshot_bytes").set(*bytes as f64);
             if *left_out > 0 {
                 tracing::warn!(things, left_out, "the snapshot has no room for all");

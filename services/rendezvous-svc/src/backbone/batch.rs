@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use p2psb_proto::model::PeerId;
 use p2psb_proto::model::time::duration_to_wire;
+use p2psb_proto::model::{PeerId, limits};
 use p2psb_proto::wire::rendezvous::v1 as wire;
 
 use super::stating;
@@ -60,7 +60,7 @@ impl Filling<'_> {
             homes: next.homes.iter().map(|home| self.home(home, self.now.mono)).collect(),
             words: next.words.iter().filter_map(|about| self.word(about, self.now.mono)).collect(),
             interest: next.interest.iter().map(|peer| self.interest(peer)).collect(),
-            members: if next.members { self.members() } else { Vec::new() },
+            members: self.members(next),
             ..wire::BridgeBatch::default()
         };
         for peer in &next.presence {
@@ -98,12 +98,20 @@ impl Filling<'_> {
         wire::PresenceInterest { peer_id: peer.to_wire(), wanted }
     }
 
-    fn members(&self) -> Vec<p2psb_proto::wire::common::v1::SignedRecord> {
-        let linked = self.directory.members.all().into_iter().take_while(|member| member.linked);
-        let valid = |peer: &PeerId| self.directory.table.valid(peer, self.now.wall);
-        let records: Vec<_> =
-            linked.filter_map(|member| valid(&member.peer).map(|entry| entry.bytes())).collect();
-        convert::cut(records.iter(), MEMBERS_BYTES)
+    /// The members that the words are about, who do not count without a record, and if asked for, as many others as there is room
+    /// for.
+    fn members(&self, next: &Next) -> Vec<p2psb_proto::wire::common::v1::SignedRecord> {
+        let valid = |peer: &PeerId| Some(self.directory.table.valid(peer, self.now.wall)?.bytes());
+        let others = next.words.iter().filter(|about| *about != self.member && **about != self.node.id);
+        let spoken_of: Vec<_> = others.filter_map(valid).collect();
+        let mut members = convert::cut(spoken_of.iter(), MEMBERS_BYTES);
+        if next.members {
+            let linked = self.directory.members.all().into_iter().take_while(|member| member.linked);
+            let linked: Vec<_> = linked.filter_map(|member| valid(&member.peer)).collect();
+            members.extend(convert::cut(linked.iter(), MEMBERS_BYTES));
+            members.truncate(limits::MEMBERS);
+        }
+        members
     }
 
     /// What this home says of the peer; what other homes say, too, if the member asked for it or does not hear them itself.

@@ -17,7 +17,7 @@ use crate::core::members::{LinkTicket, Role};
 use crate::core::own::SERVICE;
 use crate::core::placement::Operator;
 use crate::core::presence::Said;
-use crate::core::ring::Word;
+use crate::core::ring::{Claim, Word};
 use crate::core::session::REMEMBERED;
 use crate::core::table::Merged;
 use crate::node::Node;
@@ -144,9 +144,10 @@ impl Hearing<'_> {
             && let Ok(peer) = peer
         {
             let now = self.node.now();
+            let may_bridge = may_bridge(self.node, &peer);
             let mut directory = self.node.directory.write();
-            if directory.table.provides(&peer, SERVICE, now.wall) {
-                heard.new_members |= directory.members.name(peer, now.mono);
+            if may_bridge && directory.table.provides(&peer, SERVICE, now.wall) {
+                heard.new_members |= directory.members.name(peer, Some(self.from), now.mono);
             }
         }
     }
@@ -156,9 +157,9 @@ impl Hearing<'_> {
             .map_err(|error| Failure::new(Reason::InvalidArgument, format!("member_id: {error}")))?;
         let age = said.age.as_ref().map_or(FOREVER, |age| duration_from_wire(Some(age)));
         let word = Word { about, linked: said.linked, age, in_ring: said.in_ring };
-        let operator = operator(self.node, &about);
+        let claim = claim(self.node, &about, None);
         self.if_current(|node| {
-            node.hub.tell(|bridge| bridge.word(&self.from, &word, operator, node.now().mono));
+            node.hub.tell(|bridge| bridge.word(&self.from, &word, claim, node.now().mono));
             node.hub.stir();
         });
         Ok(())
@@ -269,6 +270,21 @@ impl Hearing<'_> {
         self.node.hub.stir();
         tracing::debug!(member = %self.from, "knows all that the member has told it");
     }
+}
+
+/// Whether somebody may be a member, by its own record and by what this server was told to trust. Who runs it is taken from `known`,
+/// or read from the record.
+pub(super) fn claim(node: &Node, member: &PeerId, known: Option<Operator>) -> Option<Claim> {
+    let offers = || node.directory.read().table.provides(member, SERVICE, node.now().wall);
+    (may_bridge(node, member) && offers()).then(|| Claim {
+        operator: known.unwrap_or_else(|| operator(node, member)),
+        is_listed: node.trust.as_ref().is_some_and(|trust| trust.lists(member)),
+    })
+}
+
+/// An edge has links with whoever is a member.
+fn may_bridge(node: &Node, member: &PeerId) -> bool {
+    node.trust.as_ref().is_none_or(|trust| trust.may_bridge(member))
 }
 
 /// Who runs a member, as its own record says.

@@ -127,6 +127,18 @@ impl Trust {
         Self::new(None, HashSet::new())
     }
 
+    /// Whether somebody could prove to this server that it may bridge: by the key, or because its id is listed.
+    #[must_use]
+    pub fn may_bridge(&self, peer: &PeerId) -> bool {
+        self.key.is_some() || self.lists(peer)
+    }
+
+    /// Whether the id is listed.
+    #[must_use]
+    pub fn lists(&self, peer: &PeerId) -> bool {
+        self.ids.contains(peer)
+    }
+
     /// This server's proof in `role`.
     pub(crate) fn prove(
         &self,
@@ -167,7 +179,7 @@ impl Trust {
         // Equality of hashes takes the same time wherever they differ.
         let has_key =
             self.key.as_ref().is_some_and(|key| key.mac(transcript, role, &bound) == *proof.key_mac.as_ref());
-        if has_key || self.ids.contains(peer) { Ok(()) } else { Err(TrustError::Untrusted { peer: *peer }) }
+        if has_key || self.lists(peer) { Ok(()) } else { Err(TrustError::Untrusted { peer: *peer }) }
     }
 }
 

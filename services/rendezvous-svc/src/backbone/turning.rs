@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use p2psb_proto::model::PeerId;
 
+use super::hearing;
 use crate::core::Now;
 use crate::core::directory::Directory;
 use crate::core::homes::HomeEvent;
@@ -54,8 +55,20 @@ pub(crate) async fn turn(node: Arc<Node>) {
     }
 }
 
+/// Looks at the records of members that are known by the word of others only: they come later than the words, change and run out.
+fn look_at_claims(node: &Node) {
+    let hearsay: Vec<_> = node.hub.bridge.lock().ring().hearsay(node.now().mono).collect();
+    for (member, known) in hearsay {
+        let claim = hearing::claim(node, &member, known.map(|claim| claim.operator));
+        if claim != known {
+            node.hub.bridge.lock().claimed(&member, claim);
+        }
+    }
+}
+
 /// Looks once. Returns whether everybody was told what it owns.
 pub(crate) fn step(node: &Node) -> bool {
+    look_at_claims(node);
     let now = node.now();
     let (events, is_over, ring) = {
         let directory = node.directory.read();

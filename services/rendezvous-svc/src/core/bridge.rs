@@ -18,7 +18,7 @@ use super::lookup::{Answer, Lookup, Patience};
 use super::members::Role;
 use super::outbox::{Next, Outbox};
 use super::placement::{Key, Operator};
-use super::ring::{Introduction, Ring, Timing, View, Word};
+use super::ring::{Claim, Introduction, Ring, Timing, View, Word};
 use super::syncing::Syncing;
 use super::telling::{Origin, Telling};
 use super::walk::Holdings;
@@ -244,9 +244,14 @@ impl<C: Clone + Ord> Bridge<C> {
         }
     }
 
-    /// A linked member says how another one stands, whose own record names `operator`.
-    pub fn word(&mut self, by: &PeerId, word: &Word, operator: Operator, now: Instant) {
-        self.ring.told(by, word, operator, now);
+    /// A linked member says how another one stands; `claim` is what that one's own record says, if it is known.
+    pub fn word(&mut self, by: &PeerId, word: &Word, claim: Option<Claim>, now: Instant) {
+        self.ring.told(by, word, claim, now);
+    }
+
+    /// The own record of a member that has not proven itself to this one says this now, or nothing any more.
+    pub fn claimed(&mut self, peer: &PeerId, claim: Option<Claim>) {
+        self.ring.claimed(peer, claim);
     }
 
     /// A linked member has told all that this one owns; its knowledge reaches back so far.

@@ -589,8 +589,8 @@ mod tests {
             know(&mut d, &record(n, 1, &[]));
         }
         let ticket = d.members.link(peer(MEMBER), DialedBy::Us, 1, t.at(10).mono).unwrap().ticket;
-        d.members.name(peer(202), t.at(0).mono);
-        d.members.name(peer(204), t.at(0).mono);
+        d.members.name(peer(202), None, t.at(0).mono);
+        d.members.name(peer(204), None, t.at(0).mono);
         let own = d.locate(&peer(OWN), t.at(20)).unwrap();
         d.presence.linked(peer(MEMBER), t.at(10).mono);
         d.presence.mark(&peer(MEMBER), 9, t.at(10).mono);

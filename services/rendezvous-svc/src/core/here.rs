@@ -27,6 +27,12 @@ impl Directory {
         self.table.slot(peer).map_or(Ok(()), |slot| self.sessions.may_open(slot, session_seq, now))
     }
 
+    /// Whether the peer has a session whose stream has not ended, so that a newer one takes its place.
+    #[must_use]
+    pub fn has_session(&self, peer: &PeerId) -> bool {
+        self.table.slot(peer).is_some_and(|slot| self.sessions.is_open(slot))
+    }
+
     /// Opens a session whose proof was verified; `proof` is what convinces others. `None` if the table has no place left.
     pub fn open(
         &mut self,

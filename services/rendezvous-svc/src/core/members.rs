@@ -74,11 +74,13 @@ struct Member {
     heard: Option<Instant>,
     /// From itself or from another member.
     named: Instant,
+    /// Who named it first, if that was somebody else.
+    named_by: Option<PeerId>,
 }
 
 impl Member {
-    const fn named(now: Instant) -> Self {
-        Self { link: None, heard: None, named: now }
+    const fn named(now: Instant, named_by: Option<PeerId>) -> Self {
+        Self { link: None, heard: None, named: now, named_by }
     }
 }
 
@@ -149,7 +151,7 @@ impl Members {
         }
         self.next_ticket += 1;
         let ticket = LinkTicket(self.next_ticket);
-        let member = self.members.entry(peer).or_insert_with(|| Member::named(now));
+        let member = self.members.entry(peer).or_insert_with(|| Member::named(now, None));
         (member.heard, member.named) = (Some(now), now);
         let replaced = member.link.replace(Link { ticket, dialed_by, seq }).map(|old| old.ticket);
         Ok(Linked { ticket, replaced })
@@ -186,8 +188,9 @@ impl Members {
         was_current
     }
 
-    /// A member names another one. Returns whether that is news.
-    pub fn name(&mut self, peer: PeerId, now: Instant) -> bool {
+    /// A member, or an earlier life of this one, names another one. Returns whether that is news. If there is no room, one is
+    /// forgotten that was named by who named most, unless `by` did so itself: who makes up names keeps none out that others say.
+    pub fn name(&mut self, peer: PeerId, by: Option<PeerId>, now: Instant) -> bool {
         if peer == self.own {
             return false;
         }
@@ -195,11 +198,27 @@ impl Members {
             member.named = now;
             return false;
         }
-        if self.members.len() >= self.limit {
+        if self.members.len() >= self.limit && !self.make_room_for_named(by) {
             return false;
         }
-        self.members.insert(peer, Member::named(now));
+        self.members.insert(peer, Member::named(now, by));
         true
+    }
+
+    /// Those that were never heard here, and the member that named each.
+    fn only_named(&self) -> impl Iterator<Item = (PeerId, PeerId)> {
+        let never = self.members.iter().filter(|(_, member)| member.heard.is_none());
+        never.filter_map(|(peer, member)| Some((*peer, member.named_by?)))
+    }
+
+    fn make_room_for_named(&mut self, by: Option<PeerId>) -> bool {
+        let mut named: HashMap<PeerId, usize> = HashMap::new();
+        self.only_named().for_each(|(_, by)| *named.entry(by).or_default() += 1);
+        let own = by.and_then(|by| named.get(&by)).copied().unwrap_or_default() + 1;
+        let most = named.into_iter().max_by_key(|(by, count)| (*count, *by));
+        let Some((loudest, _)) = most.filter(|(_, count)| *count > own) else { return false };
+        let last = self.only_named().filter(|(_, by)| *by == loudest).map(|(peer, _)| peer).max();
+        last.is_some_and(|peer| self.members.remove(&peer).is_some())
     }
 
     /// Whether there is a link with `peer`.
@@ -297,17 +316,17 @@ mod tests {
         let (mut low, _) = pair();
         let now = Time::start().at(0).mono;
         assert_eq!(low.link(low.own, DialedBy::Us, 1, now), Err(LinkRefused::Own));
-        assert!(!low.name(low.own, now));
+        assert!(!low.name(low.own, None, now));
     }
 
     #[test]
     fn members_are_bounded_named_and_forgotten() {
         let t = Time::start();
         let mut members = Members::new(peer(9), 2);
-        assert!(members.name(peer(1), t.at(0).mono));
-        assert!(!members.name(peer(1), t.at(5).mono), "no news");
+        assert!(members.name(peer(1), None, t.at(0).mono));
+        assert!(!members.name(peer(1), None, t.at(5).mono), "no news");
         members.link(peer(2), DialedBy::Us, 1, t.at(0).mono).unwrap();
-        assert!(!members.name(peer(3), t.at(0).mono));
+        assert!(!members.name(peer(3), None, t.at(0).mono));
         let order: Vec<_> = members.all().iter().map(|member| (member.peer, member.linked)).collect();
         assert_eq!(order, [(peer(2), true), (peer(1), false)]);
         members.sweep(t.at(5).mono + REMEMBERED);
@@ -318,12 +337,23 @@ mod tests {
     fn a_proven_link_takes_the_place_of_the_member_named_longest_ago() {
         let t = Time::start();
         let mut members = Members::new(peer(9), 2);
-        members.name(peer(1), t.at(1).mono);
-        members.name(peer(2), t.at(0).mono);
+        members.name(peer(1), None, t.at(1).mono);
+        members.name(peer(2), None, t.at(0).mono);
         members.link(peer(3), DialedBy::Them, 1, t.at(2).mono).unwrap();
         assert!(members.contains(&peer(1)) && !members.contains(&peer(2)));
         members.link(peer(4), DialedBy::Them, 1, t.at(2).mono).unwrap();
         assert_eq!((members.links(), members.all().len()), (2, 2));
         assert_eq!(members.may_link(&peer(5), DialedBy::Us, 1), Err(LinkRefused::Full { limit: 2 }));
+    }
+
+    #[test]
+    fn who_makes_up_names_keeps_out_none_that_others_say() {
+        let now = Time::start().at(0).mono;
+        let mut members = Members::new(peer(200), 20);
+        let (liar, other) = (Some(peer(100)), Some(peer(101)));
+        assert_eq!((0..50).filter(|n| members.name(peer(*n), liar, now)).count(), 20);
+        assert!((60..65).all(|n| members.name(peer(n), other, now)));
+        assert!((60..65).all(|n| members.contains(&peer(n))) && members.all().len() == 20);
+        assert!(!members.name(peer(50), liar, now), "it has more than anybody");
     }
 }

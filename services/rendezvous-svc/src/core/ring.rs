@@ -1,7 +1,8 @@
 //! The ring: which members own, as far as this member knows.
 //!
 //! A member is *alive* while it has a link with this one, or with a member that has a link with this one and says so: when the
-//! way between two is cut, a third that reaches both keeps them in each other's ring.
+//! way between two is cut, a third that reaches both keeps them in each other's ring. How far such a word is believed,
+//! `ring/hearsay.rs` says.
 //!
 //! Invariants:
 //! - Whoever has been alive for [`Timing::join_after`] is in the ring. A younger one is in it only as long as nobody is known
@@ -21,11 +22,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use p2psb_proto::model::PeerId;
-use p2psb_proto::model::limits::MEMBERS;
 
 use super::homes::FOREVER;
 use super::placement::{Key, Operator, Owners, Placement};
 use super::session::REMEMBERED;
+pub use hearsay::Claim;
+use hearsay::Slots;
+
+mod hearsay;
 
 /// Rings of the past that are kept: one for each second of the overlap.
 const PAST: usize = 64;
@@ -95,31 +99,6 @@ pub struct Word {
     pub in_ring: bool,
 }
 
-/// Which linked members say something, one bit for each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Slots([u64; MEMBERS / 64]);
-
-impl Slots {
-    fn set(&mut self, slot: usize, on: bool) {
-        if let Some(word) = self.0.get_mut(slot / 64) {
-            let bit = 1 << (slot % 64);
-            *word = if on { *word | bit } else { *word & !bit };
-        }
-    }
-
-    fn has(&self, slot: usize) -> bool {
-        self.0.get(slot / 64).is_some_and(|word| word & (1 << (slot % 64)) != 0)
-    }
-
-    fn any(&self) -> bool {
-        self.0.iter().any(|word| *word != 0)
-    }
-
-    fn first_free(&self) -> Option<usize> {
-        (0..MEMBERS).find(|slot| !self.has(*slot))
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Out,
@@ -164,8 +143,16 @@ struct Member {
     up: Since,
     /// The oldest it knows; counts while it is linked.
     oldest: Since,
+    /// What its own record says, if that is known; of one with a link its introduction counts.
+    claim: Option<Claim>,
+    /// When it was first heard of.
+    named: Instant,
     /// Linked members that have a link with it.
     vouched: Slots,
+    /// Those, and the ones that heard it themselves not long ago.
+    speakers: Slots,
+    /// Since when it is not certain that it is a member.
+    doubted: Option<Instant>,
     /// The last sign of life of one that is not alive, whoever had it.
     heard: Since,
     /// When this member last heard it itself, if there is no link.
@@ -257,12 +244,15 @@ impl Ring {
         if alone {
             self.adopting_until = self.adopting_until.max(now + self.timing.join_after);
         }
-        let Some(member) = self.entry(peer, said.operator, now) else { return true };
+        let Some(member) = self.entry(peer, None, now) else { return true };
         let is_new_life = member.boot != Some(said.boot);
         if !member.standing.in_ring() && (is_new_life || !member.is_alive()) {
             member.standing.alive = Since::now(now);
         }
         (member.boot, member.operator, member.linked) = (Some(said.boot), said.operator, Some(now));
+        // Its record came with the link; whether it is listed counts when it has been gone for long.
+        let is_listed = member.claim.is_some_and(|claim| claim.is_listed);
+        member.claim = Some(Claim { operator: said.operator, is_listed });
         member.up = Since { age: said.up_for, at: now };
         member.oldest = Since { age: said.oldest_up_for.max(said.up_for), at: now };
         self.is_stale = true;
@@ -279,7 +269,11 @@ impl Ring {
         (member.linked, member.heard, member.met) = (None, heard, Some(heard));
         self.news.insert(*peer);
         // What it said of others holds no longer.
-        for other in self.members.values_mut().filter(|other| other.vouched.has(slot)) {
+        for other in self.members.values_mut() {
+            other.speakers.set(slot, false);
+            if !other.vouched.has(slot) {
+                continue;
+            }
             other.vouched.set(slot, false);
             if other.heard.is_before(&heard, now) {
                 other.heard = heard;
@@ -287,8 +281,8 @@ impl Ring {
         }
     }
 
-    /// The linked member `by` says something of a member, whose own record names `operator`.
-    pub fn told(&mut self, by: &PeerId, word: &Word, operator: Operator, now: Instant) {
+    /// The linked member `by` says something of a member; `claim` is what that one's own record says, if it is known.
+    pub fn told(&mut self, by: &PeerId, word: &Word, claim: Option<Claim>, now: Instant) {
         if self.is_edge {
             return;
         }
@@ -304,11 +298,11 @@ impl Ring {
             return;
         }
         let leave_after = self.timing.leave_after;
-        let Some(member) = self.entry(word.about, operator, now) else { return };
-        let before = (member.operator, member.standing.place);
-        if member.linked.is_none() {
-            member.operator = operator;
+        if self.entry(word.about, Some(slot), now).is_none() {
+            return;
         }
+        self.claimed(&word.about, claim);
+        let Some(member) = self.members.get_mut(&word.about) else { return };
         if word.about == *by {
             // Of itself it need not say that it lives.
         } else if word.linked {
@@ -323,29 +317,43 @@ impl Ring {
                 member.heard = said;
             }
         }
-        if adopts && member.dead_for(now).is_none_or(|dead_for| dead_for < leave_after) {
-            member.standing.place = Place::In;
+        if word.about != *by {
+            member.speakers.set(slot, word.linked || word.age < leave_after);
         }
-        self.is_stale |= before != (member.operator, member.standing.place);
+        let is_dead = member.dead_for(now).is_some_and(|dead_for| dead_for >= leave_after);
+        if adopts && !is_dead && member.standing.place != Place::In && self.is_certain(&word.about, now) {
+            self.adopt(&word.about);
+        }
     }
 
-    fn entry(&mut self, peer: PeerId, operator: Operator, now: Instant) -> Option<&mut Member> {
+    fn adopt(&mut self, peer: &PeerId) {
+        if let Some(member) = self.members.get_mut(peer) {
+            (member.standing.place, self.is_stale) = (Place::In, true);
+        }
+    }
+
+    /// The entry of a member that is linked, or of which the one with slot `by` speaks.
+    fn entry(&mut self, peer: PeerId, by: Option<usize>, now: Instant) -> Option<&mut Member> {
         if peer == self.own {
             return None;
         }
         if !self.members.contains_key(&peer) {
-            let slot = self.slots.first_free().or_else(|| self.make_room(now))?;
+            let slot = self.slots.first_free().or_else(|| self.make_room(by, now))?;
             self.slots.set(slot, true);
             // Nothing was heard of it until somebody says so: the last sign of life is as old as it may be.
             let never = Since { age: REMEMBERED, at: now };
             let member = Member {
                 slot,
-                operator,
+                operator: Operator::of(&peer, None),
                 boot: None,
                 linked: None,
                 up: Since::now(now),
                 oldest: Since::now(now),
+                claim: None,
+                named: now,
                 vouched: Slots::default(),
+                speakers: Slots::default(),
+                doubted: None,
                 heard: never,
                 met: None,
                 standing: Standing { alive: Since::now(now), place: Place::Out },
@@ -353,14 +361,6 @@ impl Ring {
             self.members.insert(peer, member);
         }
         self.members.get_mut(&peer)
-    }
-
-    /// Forgets the member that has been dead for the longest time, if one is.
-    fn make_room(&mut self, now: Instant) -> Option<usize> {
-        let dead = self.members.iter().filter(|(_, member)| !member.standing.in_ring());
-        let dead = dead.filter_map(|(peer, member)| Some((member.dead_for(now)?, *peer)));
-        let peer = dead.max().map(|(_, peer)| peer)?;
-        self.forget(&peer)
     }
 
     fn forget(&mut self, peer: &PeerId) -> Option<usize> {
@@ -385,9 +385,14 @@ impl Ring {
             self.news.insert(self.own);
             self.is_stale = true;
         }
+        self.weigh(now);
+        let patience = self.patience();
         for (peer, member) in &mut self.members {
-            let was_in = member.standing.in_ring();
+            let (was_in, before) = (member.standing.in_ring(), member.standing.place);
             member.standing.step(member.dead_for(now), oldest, &self.timing, now);
+            if let Some(doubted_for) = member.doubted_for(now).filter(|_| member.standing.in_ring()) {
+                member.standing.place = before.doubted(doubted_for, patience);
+            }
             if was_in != member.standing.in_ring() {
                 self.news.insert(*peer);
                 self.is_stale = true;
@@ -569,12 +574,19 @@ impl View {
 
 #[cfg(test)]
 mod tests {
+    use p2psb_proto::model::limits::MEMBERS;
+
     use super::*;
     use crate::core::placement::OWNERS;
     use crate::core::testing::{Time, peer};
 
     fn operator(n: u8) -> Operator {
         Operator::of(&peer(n), None)
+    }
+
+    /// A record of the member is known.
+    fn claim(n: u8) -> Option<Claim> {
+        Some(Claim { operator: operator(n), is_listed: false })
     }
 
     fn seconds(seconds: u64) -> Duration {
@@ -636,8 +648,8 @@ mod tests {
         a.linked(peer(2), &said(2, 0), t.at(100).mono);
         let mut b = ring(2, t.at(100).mono);
         b.linked(peer(1), &said(1, 100), t.at(100).mono);
-        b.told(&peer(1), &word(1, true, 100, true), operator(1), t.at(100).mono);
-        b.told(&peer(1), &word(2, true, 0, false), operator(2), t.at(100).mono);
+        b.told(&peer(1), &word(1, true, 100, true), claim(1), t.at(100).mono);
+        b.told(&peer(1), &word(2, true, 0, false), claim(2), t.at(100).mono);
         for ring in [&mut a, &mut b] {
             assert_eq!(members(ring, t.at(100).mono), [1]);
             assert_eq!(members(ring, t.at(129).mono), [1]);
@@ -652,7 +664,7 @@ mod tests {
         a.linked(peer(2), &said(2, 0), t.at(1).mono);
         assert_eq!(members(&mut a, t.at(1).mono), [1, 2]);
         a.linked(peer(3), &said(3, 1000), t.at(5).mono);
-        a.told(&peer(3), &word(3, true, 1000, true), operator(3), t.at(5).mono);
+        a.told(&peer(3), &word(3, true, 1000, true), claim(3), t.at(5).mono);
         assert_eq!(members(&mut a, t.at(5).mono), [3]);
         assert_eq!(members(&mut a, t.at(30).mono), [3], "2 is known here only since second 1");
         assert_eq!(members(&mut a, t.at(31).mono), [2, 3]);
@@ -683,7 +695,7 @@ mod tests {
             word(4, false, 20, true),
             word(5, true, 3, false),
         ] {
-            b.told(&peer(1), &word, operator(9), t.at(1).mono);
+            b.told(&peer(1), &word, claim(9), t.at(1).mono);
         }
         let expected: [(u64, &[u8]); 4] =
             [(1, &[1, 2, 3, 4]), (28, &[1, 2, 3, 4, 5]), (40, &[1, 2, 3, 4, 5]), (41, &[1, 2, 3, 5])];
@@ -698,8 +710,8 @@ mod tests {
         a.linked(peer(2), &said(2, 0), t.at(100).mono);
         a.tick(t.at(130).mono);
         a.linked(peer(3), &said(3, 5000), t.at(140).mono);
-        a.told(&peer(3), &word(4, true, 10, true), operator(4), t.at(140).mono);
-        a.told(&peer(3), &word(3, true, 5000, true), operator(3), t.at(140).mono);
+        a.told(&peer(3), &word(4, true, 10, true), claim(4), t.at(140).mono);
+        a.told(&peer(3), &word(3, true, 5000, true), claim(3), t.at(140).mono);
         assert_eq!(members(&mut a, t.at(159).mono), [1, 2]);
         assert_eq!(members(&mut a, t.at(160).mono), [1, 2, 4], "alive for 30 s, 10 of them before");
         assert_eq!(members(&mut a, t.at(170).mono), [1, 2, 3, 4]);
@@ -709,8 +721,8 @@ mod tests {
     fn who_was_alone_takes_over_the_ring_it_comes_to() {
         let (mut a, t) = old();
         a.linked(peer(2), &said(2, 300), t.at(100).mono);
-        a.told(&peer(2), &word(2, true, 300, true), operator(2), t.at(100).mono);
-        a.told(&peer(2), &word(3, true, 300, true), operator(3), t.at(100).mono);
+        a.told(&peer(2), &word(2, true, 300, true), claim(2), t.at(100).mono);
+        a.told(&peer(2), &word(3, true, 300, true), claim(3), t.at(100).mono);
         assert_eq!(members(&mut a, t.at(100).mono), [1, 2, 3]);
     }
 
@@ -752,14 +764,14 @@ mod tests {
         for n in [2, 3] {
             a.linked(peer(n), &said(n, 0), t.at(100).mono);
         }
-        a.told(&peer(3), &word(2, true, 50, false), operator(2), t.at(101).mono);
+        a.told(&peer(3), &word(2, true, 50, false), claim(2), t.at(101).mono);
         assert!(a.are_linked(&peer(3), &peer(2)) && !a.are_linked(&peer(2), &peer(3)));
         a.unlinked(&peer(2), seconds(15), t.at(200).mono);
         assert_eq!(a.dead_for(&peer(2), t.at(900).mono), None);
         assert_eq!(members(&mut a, t.at(900).mono), [1, 2, 3]);
         assert!(!a.are_linked(&peer(1), &peer(2)) && a.are_linked(&peer(1), &peer(3)));
         // The third loses it, too, having heard it later than this one.
-        a.told(&peer(3), &word(2, false, 5, true), operator(2), t.at(1000).mono);
+        a.told(&peer(3), &word(2, false, 5, true), claim(2), t.at(1000).mono);
         assert_eq!(members(&mut a, t.at(1054).mono), [1, 2, 3]);
         assert_eq!(members(&mut a, t.at(1055).mono), [1, 3]);
     }
@@ -768,13 +780,13 @@ mod tests {
     fn what_a_member_said_of_others_does_not_outlive_its_link() {
         let (mut a, t) = old();
         a.linked(peer(3), &said(3, 0), t.at(100).mono);
-        a.told(&peer(3), &word(2, true, 200, false), operator(2), t.at(100).mono);
+        a.told(&peer(3), &word(2, true, 200, false), claim(2), t.at(100).mono);
         assert_eq!(members(&mut a, t.at(130).mono), [1, 2, 3]);
         a.unlinked(&peer(3), seconds(10), t.at(200).mono);
         assert!(!a.are_linked(&peer(3), &peer(2)));
         assert_eq!(members(&mut a, t.at(249).mono), [1, 2, 3]);
         assert_eq!(members(&mut a, t.at(250).mono), [1]);
-        a.told(&peer(3), &word(2, true, 200, false), operator(2), t.at(260).mono);
+        a.told(&peer(3), &word(2, true, 200, false), claim(2), t.at(260).mono);
         assert_eq!(members(&mut a, t.at(400).mono), [1], "who is not linked is not heard");
     }
 
@@ -821,8 +833,8 @@ mod tests {
         assert_eq!(edge.view().owners(Key::service("chat")).iter().count(), 0);
         edge.linked(peer(2), &said(2, 0), t.at(1).mono);
         edge.linked(peer(3), &said(3, 500), t.at(1).mono);
-        edge.told(&peer(3), &word(4, true, 500, true), operator(4), t.at(1).mono);
-        edge.told(&peer(3), &word(1, true, 500, true), operator(1), t.at(1).mono);
+        edge.told(&peer(3), &word(4, true, 500, true), claim(4), t.at(1).mono);
+        edge.told(&peer(3), &word(1, true, 500, true), claim(1), t.at(1).mono);
         assert_eq!(members(&mut edge, t.at(1).mono), [2, 3]);
         edge.unlinked(&peer(3), seconds(0), t.at(2).mono);
         assert_eq!(members(&mut edge, t.at(2).mono), [2]);
@@ -834,8 +846,8 @@ mod tests {
         let (mut a, t) = old();
         a.linked(peer(2), &said(2, 0), t.at(100).mono);
         a.linked(peer(3), &said(3, 0), t.at(100).mono);
-        a.told(&peer(3), &word(4, true, 7, false), operator(4), t.at(100).mono);
-        a.told(&peer(3), &word(5, false, 7, false), operator(5), t.at(100).mono);
+        a.told(&peer(3), &word(4, true, 7, false), claim(4), t.at(100).mono);
+        a.told(&peer(3), &word(5, false, 7, false), claim(5), t.at(100).mono);
         a.tick(t.at(100).mono);
         assert_eq!(a.news().collect::<BTreeSet<_>>(), BTreeSet::from([peer(1), peer(2), peer(3)]));
         let now = t.at(110).mono;
@@ -866,7 +878,7 @@ mod tests {
         a.linked(peer(2), &said(2, 0), t.at(0).mono);
         for n in 0..600 {
             let word = Word { about: id(n), ..word(0, n % 2 == 0, 1, false) };
-            a.told(&peer(2), &word, operator(9), t.at(1).mono);
+            a.told(&peer(2), &word, claim(9), t.at(1).mono);
         }
         assert_eq!(a.members.len(), MEMBERS);
         let living = (0..600).filter(|n| n % 2 == 0 && a.word(&id(*n), t.at(1).mono).is_some()).count();

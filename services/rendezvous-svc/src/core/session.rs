@@ -202,6 +202,12 @@ impl Sessions {
         }
     }
 
+    /// Whether a session is open.
+    #[must_use]
+    pub fn is_open(&self, slot: Slot) -> bool {
+        matches!(self.get(slot).map(|entry| entry.phase), Some(Phase::Live(_)))
+    }
+
     /// Opens a session whose proof was verified; `proof` is what convinces others.
     pub fn open(
         &mut self,

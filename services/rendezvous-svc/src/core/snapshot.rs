@@ -10,7 +10,8 @@
 //!   [`RECENT`] ago; else members have given it up already, and it is OFFLINE with the time it was last seen. So no peer is
 //!   unknown only because its rendezvous restarted. A unary registration holds for as long from when it was heard
 //!   as any other.
-//! - Knowledge reaches as far back as before, if the gap is that short; else it begins anew.
+//! - Knowledge reaches as far back as before, if the last life ended with this snapshot and the gap is that short; else it begins
+//!   anew: who came after the snapshot was begun is in nobody's memory, and how long that went on nobody knows.
 //! - A clock that was set back or forward makes nothing hold longer than it could have if it were right.
 
 use std::time::{Duration, Instant};
@@ -46,6 +47,8 @@ pub struct Head {
     pub begun: UnixMillis,
     /// How far back the knowledge in it reaches.
     pub knowledge_since: UnixMillis,
+    /// The life that wrote it was over with it.
+    pub is_last: bool,
 }
 
 /// One thing that is taken along. Times are those of the wall: the other clock does not outlive the machine.
@@ -190,7 +193,7 @@ impl Restoring {
             return Err(Useless::TooOld { begun });
         }
         let knowledge_since = match gap {
-            Some(gap) if gap <= RECENT => head.knowledge_since.min(now.wall),
+            Some(gap) if gap <= RECENT && head.is_last => head.knowledge_since.min(now.wall),
             _ => now.wall,
         };
         let (members, counts) = (Vec::new(), Restored::default());
@@ -268,7 +271,7 @@ impl Restoring {
         self.directory.knowledge_since = self.knowledge_since;
         for peer in self.members {
             if self.directory.table.provides(&peer, SERVICE, self.now.wall) {
-                self.directory.members.name(peer, self.now.mono);
+                self.directory.members.name(peer, None, self.now.mono);
             }
         }
         (self.directory, self.registrations, self.counts)

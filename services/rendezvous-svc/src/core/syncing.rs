@@ -86,7 +86,7 @@ impl Syncing {
 mod tests {
     use super::*;
     use crate::core::placement::Operator;
-    use crate::core::ring::{Introduction, Timing, Word};
+    use crate::core::ring::{Claim, Introduction, Timing, Word};
     use crate::core::testing::{Time, peer};
 
     fn seconds(seconds: u64) -> Duration {
@@ -134,7 +134,8 @@ mod tests {
         link(&mut ring, 3, t.at(1).mono);
         // The third is cut off from this one, and known to the second.
         let word = Word { about: peer(3), linked: true, age: seconds(1), in_ring: true };
-        ring.told(&peer(2), &word, Operator::of(&peer(3), None), t.at(1).mono);
+        let claim = Claim { operator: Operator::of(&peer(3), None), is_listed: false };
+        ring.told(&peer(2), &word, Some(claim), t.at(1).mono);
         ring.unlinked(&peer(3), Duration::ZERO, t.at(1).mono);
         syncing.told_all(peer(2), seconds(500), t.at(2).mono);
         syncing.check(&ring.view(), &ring, t.at(29).mono);

@@ -306,7 +306,7 @@ mod tests {
 
     use super::*;
     use crate::core::placement::Operator;
-    use crate::core::ring::{Introduction, Timing, Word};
+    use crate::core::ring::{Claim, Introduction, Timing, Word};
     use crate::core::testing::{Time, peer};
 
     const OWN: u8 = 1;
@@ -350,7 +350,8 @@ mod tests {
 
         fn say(&mut self, by: u8, about: u8, linked: bool) {
             let word = Word { about: peer(about), linked, age: Default::default(), in_ring: true };
-            self.ring.told(&peer(by), &word, Operator::of(&peer(about), None), self.now);
+            let claim = Claim { operator: Operator::of(&peer(about), None), is_listed: false };
+            self.ring.told(&peer(by), &word, Some(claim), self.now);
         }
 
         fn link(&mut self, n: u8, boot: u64) {

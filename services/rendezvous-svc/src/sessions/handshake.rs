@@ -15,7 +15,8 @@ use p2psb_proto::wire::rendezvous::v1::connect_response::Message as Down;
 use tokio_util::sync::CancellationToken;
 
 use super::live::Session;
-use super::{Stream, gone};
+use super::{Slot, Stream, gone};
+use crate::api::status::full;
 use crate::backbone::stating;
 use crate::convert;
 use crate::core::ledger::Bringer;
@@ -36,6 +37,7 @@ pub(super) async fn shake_hands(
     node: &Arc<Node>,
     caller: &Caller,
     stream: &mut Stream,
+    slot: &mut Slot,
 ) -> Result<(Session, wire::Lease), Failure> {
     let Up::Hello(hello) = expect(stream).await? else { return Err(unexpected("hello")) };
     let transcript = greet(node, hello)?;
@@ -57,7 +59,9 @@ pub(super) async fn shake_hands(
         proof: answer.proof,
         ..wire::SessionProof::default()
     };
-    let (session, replaced) = enter(node, caller, &transcript, &record, stating::pack(&session_proof))?;
+    let entering =
+        Entering { transcript: &transcript, record: &record, proof: stating::pack(&session_proof) };
+    let (session, replaced) = enter(node, caller, &entering, slot)?;
     let lease = lease(node, &record, replaced);
     tracing::debug!(peer = %session.peer, seq = transcript.session_seq, from = ?caller.addr, "session open");
     Ok((session, lease))
@@ -109,27 +113,35 @@ fn own_record(
     Ok(record)
 }
 
+/// A peer that has proven itself.
+struct Entering<'a> {
+    transcript: &'a Transcript,
+    record: &'a Signed<PeerRecord>,
+    /// What convinces others.
+    proof: Bytes,
+}
+
 /// Puts the peer into the directory: its record and its session, or neither. A record that comes too soon after the last, as
 /// it does from a peer whose address has just changed, keeps no session from being opened: it waits there. Says whether an older
 /// session had to end for it.
 fn enter(
     node: &Arc<Node>,
     caller: &Caller,
-    transcript: &Transcript,
-    record: &Signed<PeerRecord>,
-    proof: Bytes,
+    Entering { transcript, record, proof }: &Entering<'_>,
+    slot: &mut Slot,
 ) -> Result<(Session, bool), Failure> {
     let (peer, seq, now) = (transcript.peer, transcript.session_seq, node.now());
-    let statement = PeerStatement::Record(record.clone());
+    let statement = PeerStatement::Record((*record).clone());
     let item = convert::item(&statement);
     let replaced = CancellationToken::new();
     let (before, merged, opened) = {
         let mut directory = node.directory.write();
         directory.may_open(&peer, seq, now.mono)?;
+        slot.prove(directory.has_session(&peer)).map_err(full)?;
         let before = directory.table.service_keys(&peer);
         let merged = directory.table.offer(item, Bringer::Peer(caller.ip()), now.wall);
         let opened = match &merged {
-            Ok(_) | Err(TableError::TooOften { .. }) => directory.open(peer, seq, &proof, now.mono)?,
+            Ok(_) | Err(TableError::TooOften { .. }) => directory.open(peer, seq, proof, now.mono)?,
             Err(_) => None,
         };
         if let Some(Opened { ticket, replaced: old, .. }) = opened {

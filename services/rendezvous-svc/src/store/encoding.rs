@@ -31,12 +31,12 @@ pub(super) fn put_head(out: &mut Vec<u8>, head: &Head) {
     out.extend(head.knowledge_since.0.to_le_bytes());
 }
 
-/// What [`put_head`] has written.
+/// What [`put_head`] has written. Whether the life was over with it is known only when it is.
 pub(super) fn head(bytes: &[u8]) -> Result<Head, Malformed> {
     let mut from = Cut(bytes);
     let own = from.id()?;
     let network = NetworkId::from_slice(from.take(32)?).map_err(|_| Malformed)?;
-    let head = Head { network, own, begun: from.time()?, knowledge_since: from.time()? };
+    let head = Head { network, own, begun: from.time()?, knowledge_since: from.time()?, is_last: false };
     from.end().map(|()| head)
 }
 
@@ -228,7 +228,13 @@ mod tests {
 
     #[test]
     fn everything_comes_back_as_it_was() {
-        let own = Head { network: network(), own: peer(1), begun: T0, knowledge_since: UnixMillis(3) };
+        let own = Head {
+            network: network(),
+            own: peer(1),
+            begun: T0,
+            knowledge_since: UnixMillis(3),
+            is_last: false,
+        };
         let mut bytes = Vec::new();
         put_head(&mut bytes, &own);
         assert_eq!((bytes.len(), head(&bytes)), (HEAD_BYTES, Ok(own)));

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use p2psb_proto::error::Reason;
 use p2psb_proto::model::presence::PresenceState;
+use p2psb_proto::model::time::duration_to_wire;
 use p2psb_proto::wire::common::v1::SignedRecord;
 use p2psb_proto::wire::rendezvous::v1 as wire;
 use p2psb_proto::wire::rendezvous::v1::bridge_answer::Answer;
@@ -15,7 +16,8 @@ use tokio::time::Instant;
 use crate::bridge::member;
 use crate::harness::{TestServer, eventually, reason};
 use crate::member::{HalfLink, KeyFile, RawLink};
-use crate::peer::Peer;
+use crate::peer::{Peer, RawSession};
+use crate::ring::five;
 
 /// Batches that may be under way to a member.
 const WINDOW: u64 = 32;
@@ -26,7 +28,7 @@ struct Others {
     server: TestServer,
     member: TestServer,
     peer: Peer,
-    _session: crate::peer::RawSession,
+    _session: RawSession,
 }
 
 impl Others {
@@ -227,4 +229,55 @@ async fn what_is_told_to_a_member_that_is_slow_or_silent_is_bounded_and_it_is_cu
     assert_eq!(reason(link.end().await), Reason::SessionLost);
     assert_eq!(others.server.links().await, 1);
     others.are_well().await;
+}
+
+#[tokio::test]
+async fn members_that_nobody_has_proven_do_not_own_what_all_look_for() {
+    const MADE_UP: usize = 500;
+    let key = KeyFile::new();
+    let servers = five(&key).await;
+    let peers: Vec<Peer> = std::iter::repeat_with(Peer::new).take(10).collect();
+    let mut sessions: Vec<RawSession> = Vec::new();
+    for (peer, server) in peers.iter().zip(servers.iter().cycle()) {
+        sessions.push(peer.open(server, 1).await.unwrap());
+    }
+    let made_up: Vec<Peer> =
+        std::iter::repeat_with(|| Peer::offering("p2psb.rendezvous")).take(MADE_UP).collect();
+    let word = |one: &Peer| wire::MemberWord {
+        member_id: one.id().to_wire(),
+        linked: true,
+        age: Some(duration_to_wire(Duration::from_secs(3600))),
+        in_ring: true,
+    };
+    let lie = wire::BridgeBatch {
+        members: made_up.iter().map(|one| one.record(1).to_wire()).collect(),
+        words: made_up.iter().map(word).collect(),
+        ..wire::BridgeBatch::default()
+    };
+    let liar = Peer::new();
+    let mut links = Vec::new();
+    for server in &servers {
+        let mut link = RawLink::dial(&liar, server.connection().await, Some(key.bytes())).await.unwrap();
+        link.send(lie.clone()).await;
+        // What it counts it says to everybody, in one go.
+        let is_made_up = |word: &wire::MemberWord| {
+            word.in_ring && made_up.iter().any(|one| one.id().to_wire() == word.member_id)
+        };
+        while !link.batch().await.unwrap().words.iter().any(is_made_up) {}
+        links.push(link);
+    }
+    for server in &servers {
+        for peer in &peers {
+            server.knows(&peer.id(), PresenceState::Online).await;
+        }
+    }
+    // The liar owns a part of all keys itself, and one that it made up does; the other owners can say that nobody knows a peer.
+    let mut unknown = 0;
+    for server in &servers {
+        for _ in 0..10 {
+            let refusal = reason(server.locate(&Peer::new().id()).await);
+            unknown += usize::from(refusal == Reason::PeerUnknown);
+        }
+    }
+    assert!(unknown > 25, "{unknown} of 50 strangers");
 }

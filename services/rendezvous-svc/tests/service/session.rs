@@ -324,6 +324,40 @@ async fn sessions_from_one_address_are_limited_and_a_freed_slot_is_free() {
 }
 
 #[tokio::test]
+async fn a_full_server_takes_back_who_has_a_session_there_and_nobody_else() {
+    let server = TestServer::start(|c| c.limits.sessions_per_ip = 2).await;
+    let [one, two, three] = [(); 3].map(|()| Peer::new());
+    let mut first = one.open(&server, 1).await.unwrap();
+    let mut held = two.open(&server, 1).await.unwrap();
+    for seq in 2..20 {
+        // Its network broke, and nobody has told the server.
+        let mut old = std::mem::replace(&mut held, two.open(&server, seq).await.unwrap());
+        assert_eq!(reason(old.end().await), Reason::SessionReplaced);
+    }
+    let refused = async |peer: &Peer, seq| {
+        let status = peer.open(&server, seq).await.unwrap_err();
+        fact_of(&status, "limit").as_deref() == Some("limits.sessions_per_ip")
+    };
+    assert!(refused(&three, 1).await);
+    // Those who say that they may be one and prove nothing keep each other out only.
+    let mut open = Vec::new();
+    let status = loop {
+        match three.greet(server.connection().await, 1).await {
+            Ok(greeted) => open.push(greeted),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(fact_of(&status, "limit").as_deref(), Some("limits.sessions_per_ip"));
+    assert_eq!(open.len(), 16);
+    drop(open);
+    eventually!("they are gone", two.open(&server, now().0).await.is_ok());
+    eventually!("its session is gone", server.state(&two.id()).await != Some(PresenceState::Online));
+    eventually!("there is room", three.open(&server, now().0).await.is_ok());
+    first.send(Up::Heartbeat(wire::Heartbeat { number: 1 })).await;
+    assert!(matches!(first.next().await.unwrap(), Some(Down::HeartbeatAck(_))));
+}
+
+#[tokio::test]
 async fn a_full_table_takes_no_new_peer_but_renews_known_ones() {
     // One place is the server's own.
     let server = TestServer::start(|c| c.limits.records = 2).await;

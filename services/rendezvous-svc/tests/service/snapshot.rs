@@ -1,18 +1,22 @@
 //! What a restarted server still knows.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use p2psb_proto::error::{Reason, fact_of};
+use p2psb_proto::model::UnixMillis;
 use p2psb_proto::model::presence::{PresenceSource, PresenceState};
 use p2psb_rendezvous_svc::Config;
+use p2psb_runtime::Clock;
 
 use crate::harness::{TestServer, eventually, reason};
 use crate::member::KeyFile;
-use crate::peer::Peer;
+use crate::peer::{Peer, now};
 
 /// So often that no test waits for it.
 const OFTEN: Duration = Duration::from_millis(100);
+
+const SECOND: Duration = Duration::from_secs(1);
 
 fn often(config: &mut Config) {
     config.snapshot.enabled = true;
@@ -32,21 +36,28 @@ async fn written(server: &TestServer) {
     }
 }
 
-async fn since(server: &TestServer) -> String {
+/// Since when, in whole seconds, it is known who comes.
+async fn since(server: &TestServer) -> UnixMillis {
     let status = server.locate(&Peer::new().id()).await.unwrap_err();
-    fact_of(&status, "knowledge_since").unwrap()
+    UnixMillis::parse(&fact_of(&status, "knowledge_since").unwrap()).unwrap()
+}
+
+/// A server whose clock stands at a minute ago: the next life comes a minute after its end, which is a short gap.
+async fn a_minute_ago(change: impl FnOnce(&mut Config)) -> TestServer {
+    let (clock, _) = Clock::manual(SystemTime::now() - Duration::from_secs(60));
+    TestServer::start_at(clock, change).await
 }
 
 #[tokio::test]
 async fn a_killed_server_comes_back_knowing_who_was_there() {
-    let server = TestServer::start(often).await;
+    let server = a_minute_ago(often).await;
     let (here, registered, gone) = (Peer::new(), Peer::new(), Peer::new());
     let _session = here.open(&server, 1).await.unwrap();
     registered.register(&server, 1).await.unwrap();
     gone.register(&server, 1).await.unwrap();
     gone.unregister(&server, 2).await.unwrap();
-    let began = since(&server).await;
     written(&server).await;
+    let killed = now();
     let server = server.restart().await;
     let found = server.locate(&here.id()).await.unwrap().presence;
     assert_eq!((found.state, found.home), (PresenceState::Suspect, Some(server.id)));
@@ -54,7 +65,7 @@ async fn a_killed_server_comes_back_knowing_who_was_there() {
     assert_eq!((found.state, found.source), (PresenceState::Online, PresenceSource::Registration));
     assert_eq!(reason(server.locate(&gone.id()).await), Reason::PeerOffline);
     assert_eq!(reason(gone.register(&server, 1).await), Reason::RecordStale, "the withdrawal holds");
-    assert_eq!(since(&server).await, began);
+    assert!(since(&server).await.plus(SECOND) > killed, "who came after the last snapshot is not known");
 
     assert_eq!(reason(here.open(&server, 1).await), Reason::SessionReplaced, "a replayed hello");
     let _session = here.open(&server, 2).await.unwrap();
@@ -63,7 +74,7 @@ async fn a_killed_server_comes_back_knowing_who_was_there() {
 
 #[tokio::test]
 async fn a_server_that_drains_takes_along_what_it_knows_in_the_end() {
-    let mut server = TestServer::start(|config| {
+    let mut server = a_minute_ago(|config| {
         config.snapshot.enabled = true;
         config.snapshot.interval = Duration::from_secs(600);
     })
@@ -71,9 +82,18 @@ async fn a_server_that_drains_takes_along_what_it_knows_in_the_end() {
     let peer = Peer::offering("chat");
     peer.register(&server, 1).await.unwrap();
     assert!(!file(&server).exists());
+    let began = since(&server).await;
     server.drain().await;
     let server = server.restart().await;
     assert_eq!(server.state(&peer.id()).await, Some(PresenceState::Online));
+    assert!(since(&server).await <= began.plus(SECOND), "nothing happened that is not in the snapshot");
+    // Killed before it has written another one: what happened in this life is lost.
+    let late = Peer::new();
+    let came = now();
+    late.register(&server, 1).await.unwrap();
+    let server = server.restart().await;
+    assert_eq!(reason(server.locate(&late.id()).await), Reason::PeerUnknown);
+    assert!(since(&server).await.plus(SECOND) > came);
 }
 
 #[tokio::test]

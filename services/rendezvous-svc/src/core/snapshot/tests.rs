@@ -45,7 +45,7 @@ fn before(t: Time) -> Directory {
     d.table.offer(item(&record(6, 1, &[])), Bringer::Peer(None), T0).unwrap();
     d.table.offer(item(&withdrawal(6, 2)), Bringer::Peer(None), T0).unwrap();
     d.table.merge(item(&record(MEMBER, 1, &[SERVICE])), Bringer::Backbone, T0).unwrap();
-    d.members.name(peer(MEMBER), t.at(0).mono);
+    d.members.name(peer(MEMBER), None, t.at(0).mono);
     let proof = |n: u8| [n; 9];
     d.open(peer(1), 11, &proof(1), t.at(0).mono).unwrap();
     d.register(peer(2), 12, &proof(2), Some(source()), t.at(0).mono);
@@ -68,7 +68,8 @@ fn walk(directory: &Directory, most: usize, now: Now) -> Vec<Kept> {
 }
 
 fn head(directory: &Directory, begun: UnixMillis) -> Head {
-    Head { network: network(), own: peer(OWN), begun, knowledge_since: directory.knowledge_since }
+    let knowledge_since = directory.knowledge_since;
+    Head { network: network(), own: peer(OWN), begun, knowledge_since, is_last: true }
 }
 
 /// What the life at `now` makes of what the one before left at `begun`.
@@ -150,7 +151,19 @@ fn a_server_that_dies_again_and_again_does_not_keep_the_silent_suspect() {
         lives += 1;
     }
     assert!((2..10).contains(&lives), "{lives}");
-    assert_eq!(life.knowledge_since, T0.minus(KNOWN_FOR));
+}
+
+#[test]
+fn after_a_life_that_did_not_end_with_it_knowledge_begins_anew_however_short_the_gap_seems() {
+    let t = Time::start();
+    let (old, now) = (before(t), t.at(51));
+    for (is_last, expected) in [(true, T0.minus(KNOWN_FOR)), (false, now.wall)] {
+        let head = Head { is_last, ..head(&old, t.at(50).wall) };
+        let mut new = Restoring::new((directory(), admission(9)), peer(OWN), network(), &head, now).unwrap();
+        walk(&old, 2, t.at(50)).into_iter().for_each(|kept| new.take(kept));
+        let (d, ..) = new.finish();
+        assert_eq!((d.knowledge_since, state(&d, 1, now)), (expected, PresenceState::Suspect));
+    }
 }
 
 #[test]

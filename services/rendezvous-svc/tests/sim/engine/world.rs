@@ -8,7 +8,7 @@ use fastrand::Rng;
 use p2psb_proto::model::{PeerId, UnixMillis};
 use p2psb_rendezvous_svc::core::delivery::Arrived;
 use p2psb_rendezvous_svc::core::placement::{OWNERS, Operator};
-use p2psb_rendezvous_svc::core::ring::Timing;
+use p2psb_rendezvous_svc::core::ring::{Claim, Timing};
 use p2psb_rendezvous_svc::core::telling::Origin;
 
 use super::ids::{ById, Ids, cheap};
@@ -357,7 +357,8 @@ impl<S: Store> World<S> {
             *self.members[to].tellings.entry(from).or_default() += 1;
         }
         for (word, operator) in &batch.words {
-            self.members[to].bridge.word(&sender, word, *operator, instant);
+            let claim = Claim { operator: *operator, is_listed: false };
+            self.members[to].bridge.word(&sender, word, Some(claim), instant);
             let about = self.numbers[&word.about];
             if about != to && !self.members[to].links.contains_key(&about) {
                 self.dial_soon(to, about, 500);
