@@ -306,9 +306,7 @@ impl Link {
             }
             // Of homes that only the other end hears it is known a mark of theirs later.
             let through = as_of.checked_sub(MARK_INTERVAL).unwrap_or(as_of);
-            let own = bridge.own();
-            let only_there = |home: &PeerId| bridge.hears(&self.peer, home) && !bridge.hears(&own, home);
-            directory.presence.mark_through(only_there, through);
+            directory.presence.mark_through(&self.peer, bridge.ring().reached_by(&self.peer), through);
         });
     }
 
@@ -349,7 +347,11 @@ impl Drop for Link {
             let links = directory.links_with(self.other.role());
             let heard = links.view(&self.peer).and_then(|member| member.heard);
             let silent_for = heard.map(|heard| now.saturating_duration_since(heard)).unwrap_or_default();
-            (links.unlink(&self.peer, self.ticket), silent_for)
+            let was_current = links.unlink(&self.peer, self.ticket);
+            if was_current {
+                directory.presence.unlinked(&self.peer);
+            }
+            (was_current, silent_for)
         };
         if was_current {
             let role = self.other.role();

@@ -507,6 +507,16 @@ impl Ring {
         }
     }
 
+    /// Members that have a link with `member`, as it says, and none with this one.
+    pub fn reached_by(&self, member: &PeerId) -> impl Iterator<Item = PeerId> {
+        let slot = self.members.get(member).map(|member| member.slot);
+        let reached = slot.into_iter().flat_map(|slot| {
+            let others = self.members.iter().filter(|(_, other)| other.linked.is_none());
+            others.filter(move |(_, other)| other.vouched.has(slot))
+        });
+        reached.map(|(peer, _)| *peer)
+    }
+
     /// How long a member has given no sign of life; `None` if it is alive.
     #[must_use]
     pub fn dead_for(&self, peer: &PeerId, now: Instant) -> Option<Duration> {
@@ -758,6 +768,7 @@ mod tests {
         assert_eq!(a.dead_for(&peer(2), t.at(900).mono), None);
         assert_eq!(members(&mut a, t.at(900).mono), [1, 2, 3]);
         assert!(!a.are_linked(&peer(1), &peer(2)) && a.are_linked(&peer(1), &peer(3)));
+        assert!(a.reached_by(&peer(3)).eq([peer(2)]) && a.reached_by(&peer(2)).next().is_none());
         // The third loses it, too, having heard it later than this one.
         a.told(&peer(3), &word(2, false, 5, true), operator(2), t.at(1000).mono);
         assert_eq!(members(&mut a, t.at(1054).mono), [1, 2, 3]);
