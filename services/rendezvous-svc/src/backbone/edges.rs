@@ -2,7 +2,8 @@
 //!
 //! Promises: an edge has a place among those from its address for as long as its link lasts, and some seconds more, so that coming
 //! and going has a pace, too. Whatever it says costs time in proportion to the work that it makes, beyond a first burst; what it says
-//! meanwhile waits in its own buffers. As many questions as it may have under way it may have answers waiting.
+//! meanwhile waits in its own buffers. Records that come too soon, or find no room, are not kept: it is asked for them once more when
+//! they may be taken. As many questions as it may have under way it may have answers waiting.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,15 +11,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use p2psb_proto::error::{Failure, Reason};
+use p2psb_proto::model::PeerId;
 use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::frame::Frame;
 use super::hearing;
 use crate::core::admission::LimitReached;
+use crate::core::again::{Again, Why};
+use crate::core::ledger::Bringer;
 use crate::core::members::Role;
 use crate::node::Node;
 use crate::records::Teller;
@@ -91,6 +95,9 @@ pub(super) struct EdgePlace {
     spent: Mutex<Instant>,
     began: AtomicBool,
     synced: AtomicBool,
+    /// Whom it is to be asked for once more.
+    again: Mutex<Again>,
+    was_put_off: Notify,
 }
 
 impl EdgePlace {
@@ -104,7 +111,37 @@ impl EdgePlace {
             spent: Mutex::new(Instant::now()),
             began: AtomicBool::new(false),
             synced: AtomicBool::new(false),
+            again: Mutex::default(),
+            was_put_off: Notify::new(),
         })
+    }
+
+    /// Records of these peers were not taken, and may be later.
+    pub(super) fn put_off(&self, peers: Vec<(PeerId, Why)>) {
+        if peers.is_empty() {
+            return;
+        }
+        let now = self.node.now().mono;
+        let mut again = self.again.lock();
+        peers.into_iter().for_each(|(peer, why)| again.put_off(peer, why, now));
+        self.was_put_off.notify_one();
+    }
+
+    /// Whom it is to be asked for once more, when it is time.
+    pub(super) async fn put_off_until_now(&self) -> Vec<PeerId> {
+        loop {
+            let next = self.again.lock().next();
+            let wait = next.map(|next| next.saturating_duration_since(self.node.now().mono));
+            tokio::select! {
+                () = self.was_put_off.notified() => continue,
+                () = sleep(wait.unwrap_or_default()), if wait.is_some() => {}
+            }
+            let has_room = self.node.directory.read().table.has_room(Bringer::Peer(self.from));
+            let peers = self.again.lock().take(has_room, self.node.now().mono);
+            if !peers.is_empty() {
+                return peers;
+            }
+        }
     }
 
     async fn spend(&self, things: usize) {

@@ -10,6 +10,7 @@ use p2psb_proto::wire::rendezvous::v1 as wire;
 
 use super::stating;
 use crate::convert;
+use crate::core::again::Why;
 use crate::core::directory::Directory;
 use crate::core::far::News;
 use crate::core::homes::FOREVER;
@@ -20,9 +21,9 @@ use crate::core::placement::Operator;
 use crate::core::presence::{MARK_INTERVAL, Said};
 use crate::core::ring::Word;
 use crate::core::session::REMEMBERED;
-use crate::core::table::Merged;
+use crate::core::table::{Merged, TableError};
 use crate::node::Node;
-use crate::records::Teller;
+use crate::records::{NotMerged, Teller};
 
 /// What came of a batch.
 #[derive(Debug, Default)]
@@ -33,6 +34,8 @@ pub(super) struct Heard {
     pub(super) first: Option<Failure>,
     /// Somebody was heard of.
     pub(super) new_members: bool,
+    /// Peers of an edge whose records may be taken later.
+    pub(super) put_off: Vec<(PeerId, Why)>,
 }
 
 impl Heard {
@@ -132,8 +135,11 @@ impl Hearing<'_> {
     fn merge(&self, record: SignedRecord, heard: &mut Heard) -> bool {
         match self.node.merge(record, self.from, self.teller) {
             Ok(Merged::Changed | Merged::Known) => true,
-            Err(failure) => {
-                heard.count(failure);
+            Err(refused) => {
+                match may_be_later(&refused).filter(|_| self.teller != Teller::Member) {
+                    Some(put_off) => heard.put_off.push(put_off),
+                    None => heard.count(refused.into()),
+                }
                 false
             }
         }
@@ -273,6 +279,15 @@ impl Hearing<'_> {
         self.if_current(|_| self.node.hub.tell(|bridge| bridge.told_all(self.from, knowledge, now)));
         self.node.hub.stir();
         tracing::debug!(member = %self.from, "knows all that the member has told it");
+    }
+}
+
+/// Whose record is refused now and may be taken later, and why.
+const fn may_be_later(refused: &NotMerged) -> Option<(PeerId, Why)> {
+    match refused {
+        NotMerged::Refused(peer, TableError::TooOften { wait }) => Some((*peer, Why::TooSoon(*wait))),
+        NotMerged::Refused(peer, TableError::Full(_)) => Some((*peer, Why::NoRoom)),
+        NotMerged::Refused(..) | NotMerged::Unproven(_) => None,
     }
 }
 

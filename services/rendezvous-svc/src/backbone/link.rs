@@ -4,6 +4,7 @@
 //! ends both forget it, unless a newer one took its place. Batches are applied in the order of their numbers, and what was not
 //! acknowledged goes out again over the next link.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,6 +135,7 @@ impl Link {
             result = self.listen(first, inbound) => result,
             result = self.tell(&outbound, says) => result,
             () = self.mailbox.replaced() => Err(LinkRefused::Duplicate.into()),
+            never = self.ask_again() => match never {},
         };
         let (peer, held) = (self.peer, self.since.elapsed());
         let reason = result.err();
@@ -144,6 +146,15 @@ impl Link {
             }
         }
         Ended { peer, held, reason }
+    }
+
+    /// Asks an edge once more how peers are whose records were not taken.
+    async fn ask_again(&self) -> Infallible {
+        let OtherEnd::Edge(place) = &self.other else { return std::future::pending().await };
+        loop {
+            let peers = place.put_off_until_now().await;
+            self.node.hub.tell(|bridge| bridge.ask_again(self.peer, peers));
+        }
     }
 
     /// Tells what there is to tell, what is to be said at once, and a mark every 5 s. The first frame is a mark: it shows a dialer
@@ -324,6 +335,9 @@ impl Link {
         };
         if heard.new_members {
             self.node.hub.heard_of_members();
+        }
+        if let OtherEnd::Edge(place) = &self.other {
+            place.put_off(heard.put_off);
         }
         if let Some(failure) = heard.first {
             let count = u64::try_from(heard.refused).unwrap_or(u64::MAX);

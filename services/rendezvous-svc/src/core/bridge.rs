@@ -204,6 +204,12 @@ impl<C: Clone + Ord> Bridge<C> {
         std::mem::take(&mut self.is_forsaken)
     }
 
+    /// A linked edge is to say once more how peers are: what it said of them was not taken.
+    pub fn ask_again(&mut self, edge: PeerId, peers: impl IntoIterator<Item = PeerId>) {
+        let peers = peers.into_iter();
+        self.telling.put(edge, |outbox| peers.for_each(|peer| outbox.again(peer)));
+    }
+
     fn forget_subscriptions(&mut self, edge: &PeerId) {
         for peer in self.subscribers.forget(edge) {
             self.unwatch(&peer);

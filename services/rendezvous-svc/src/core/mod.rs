@@ -22,6 +22,7 @@ use std::time::Instant;
 use p2psb_proto::model::UnixMillis;
 pub use p2psb_runtime::admission;
 
+pub mod again;
 mod arena;
 pub mod bridge;
 pub mod challenge;

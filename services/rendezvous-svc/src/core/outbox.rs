@@ -53,6 +53,7 @@ pub struct Outbox {
     records: Waiting,
     presence: Waiting,
     interest: Waiting,
+    again: Waiting,
     members: bool,
     tells_all: bool,
     told_all: bool,
@@ -71,6 +72,8 @@ pub struct Next {
     pub presence: Vec<PeerId>,
     /// In whom there is, or is no longer, interest.
     pub interest: Vec<PeerId>,
+    /// Of whom the other end is to say once more how they are.
+    pub again: Vec<PeerId>,
     /// Whether the list of members.
     pub members: bool,
     /// Whether from here on the member is told all that it owns.
@@ -88,6 +91,7 @@ impl Next {
             && self.records.is_empty()
             && self.presence.is_empty()
             && self.interest.is_empty()
+            && self.again.is_empty()
             && !self.members
             && !self.tells_all
             && !self.told_all
@@ -125,6 +129,11 @@ impl Outbox {
         self.interest.push(peer);
     }
 
+    /// The other end is to say once more how a peer is.
+    pub fn again(&mut self, peer: PeerId) {
+        self.again.push(peer);
+    }
+
     /// Everything that the member owns will be put in from now on.
     pub fn tells_all(&mut self) {
         (self.tells_all, self.told_all) = (true, false);
@@ -142,6 +151,7 @@ impl Outbox {
         next.records.into_iter().for_each(|peer| self.records.push(peer));
         next.presence.into_iter().for_each(|peer| self.presence.push(peer));
         next.interest.into_iter().for_each(|peer| self.interest.push(peer));
+        next.again.into_iter().for_each(|peer| self.again.push(peer));
         self.members |= next.members;
         self.tells_all |= next.tells_all;
         self.told_all |= next.told_all;
@@ -154,15 +164,15 @@ impl Outbox {
         let homes = self.homes.take(HOMES);
         let is_time = self.records.order.is_empty() && self.homes.order.is_empty();
         let presence = if is_time { self.presence.take(most) } else { Vec::new() };
-        let interest = self.interest.take(most);
+        let (interest, again) = (self.interest.take(most), self.again.take(most));
         let members = std::mem::take(&mut self.members);
         let tells_all = std::mem::take(&mut self.tells_all);
         let told_all = !self.waits() && std::mem::take(&mut self.told_all);
-        Next { words, homes, records, presence, interest, members, tells_all, told_all }
+        Next { words, homes, records, presence, interest, again, members, tells_all, told_all }
     }
 
     fn waits(&self) -> bool {
-        [&self.words, &self.homes, &self.records, &self.presence, &self.interest]
+        [&self.words, &self.homes, &self.records, &self.presence, &self.interest, &self.again]
             .iter()
             .any(|one| !one.order.is_empty())
     }
