@@ -227,8 +227,8 @@ impl Hearing<'_> {
                 let is_edge = matches!(self.teller, Teller::Edge(_));
                 // Others may have restarted since they heard it.
                 let is_repeated = is_edge && directory.presence.is_repeated(&home, &peer);
-                let is_news = directory.presence.state(said) || is_repeated;
                 let now = self.node.now().mono;
+                let is_news = directory.presence.state(said, now) || is_repeated;
                 let spoke_first =
                     is_news && is_edge && self.node.hub.tell(|bridge| bridge.edge_speaks(home, now));
                 (is_news, spoke_first)

@@ -471,15 +471,18 @@ mod tests {
             heard: now.mono,
             until: None,
         };
-        d.presence.state(Said {
-            home: peer(MEMBER),
-            peer: peer(1),
-            statement,
-            revision: 1,
-            proof: Bytes::new(),
-            as_of: now.mono,
-            is_direct: true,
-        });
+        d.presence.state(
+            Said {
+                home: peer(MEMBER),
+                peer: peer(1),
+                statement,
+                revision: 1,
+                proof: Bytes::new(),
+                as_of: now.mono,
+                is_direct: true,
+            },
+            now.mono,
+        );
         let opened = d.open(peer(1), 2, &[], now.mono).unwrap().unwrap();
         let found = d.locate(&peer(1), t.at(1)).unwrap().presence;
         assert_eq!((found.state, found.home), (PresenceState::Online, Some(peer(OWN))));

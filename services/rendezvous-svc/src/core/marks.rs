@@ -121,6 +121,17 @@ impl Marks {
         ways.filter_map(|way| self.ways.get(way)?.up_to).fold(home.as_of, Instant::max)
     }
 
+    /// Whether the peers of a home are OFFLINE because it has been silent for so long.
+    pub(super) fn is_gone(&self, home: &Home, now: Instant) -> bool {
+        now.saturating_duration_since(self.as_of(home)) >= home.grace()
+    }
+
+    /// All homes of which that is so.
+    pub(super) fn gone(&self, now: Instant) -> impl Iterator<Item = Slot> {
+        let gone = self.homes.after(None).filter(move |(_, (_, home))| self.is_gone(home, now));
+        gone.map(|(slot, _)| slot)
+    }
+
     /// A link with a member is up: it is a home that is heard here, and a way to others.
     pub(super) fn linked(&mut self, member: PeerId, now: Instant) {
         self.speaks(member, now);

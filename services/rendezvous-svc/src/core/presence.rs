@@ -5,7 +5,8 @@
 //!   home), the one of the higher `session_seq`, or the later one of the same session. Who passes it on changes nothing.
 //! - How fresh a statement is follows from its home's last mark ([`super::marks`]). A home that is silent for longer than [`MARKS_MISSED`] is
 //!   not believed that its peers are there, only that they may be back; after its grace they are OFFLINE.
-//! - When there is no room, whoever went is forgotten for one that is there, the one heard longest ago first.
+//! - When there is no room, whoever went is forgotten for one that is there: peers of homes that are gone first, then those that
+//!   said goodbye, the one heard longest ago first.
 //! - After a home has said all it knows, what it did not say again is OFFLINE.
 
 use std::time::{Duration, Instant};
@@ -25,6 +26,9 @@ pub const MARK_INTERVAL: Duration = Duration::from_secs(5);
 pub const MARKS_MISSED: Duration = Duration::from_secs(15);
 /// Without a mark for so long everybody at that home is OFFLINE, at the earliest.
 pub const HOME_LOSS_GRACE: Duration = Duration::from_secs(90);
+
+/// How often it is looked which homes are gone, while there is no room.
+const GONE_PAUSE: Duration = Duration::from_secs(5);
 
 /// Homes whose word about one peer is kept, at most: a peer has up to three, and leaves some behind.
 pub const HOMES_OF_PEER: usize = 5;
@@ -108,6 +112,8 @@ pub struct Presence {
     /// Of homes that have a place among the marks.
     statements: Statements,
     limit: usize,
+    /// Homes that were gone when it was looked last, which was then.
+    gone: (Vec<Slot>, Option<Instant>),
     /// Silence after which a home calls a peer SUSPECT: what it calls ONLINE was heard within this time.
     suspect_after: Duration,
 }
@@ -116,7 +122,8 @@ impl Presence {
     /// Nothing said yet; at most `limit` statements are kept.
     #[must_use]
     pub fn new(limit: usize, suspect_after: Duration) -> Self {
-        Self { marks: Marks::default(), statements: Statements::default(), limit, suspect_after }
+        let (marks, statements, gone) = (Marks::default(), Statements::default(), (Vec::new(), None));
+        Self { marks, statements, limit, gone, suspect_after }
     }
 
     /// A link with a member is up: it is alive.
@@ -220,7 +227,7 @@ impl Presence {
 
     /// A home speaks of a peer. Returns whether that is news: it is not when something later is known, or when there is no
     /// room: for a peer that is not OFFLINE another that is makes room.
-    pub fn state(&mut self, said: Said) -> bool {
+    pub fn state(&mut self, said: Said, now: Instant) -> bool {
         let Said { home, peer, statement, revision, .. } = said;
         if said.is_direct {
             self.marks.speaks(home, said.as_of);
@@ -230,7 +237,7 @@ impl Presence {
         let telling = self.marks.home(&home).map(|home| home.telling).unwrap_or_default();
         let new = Heard { telling, statement, revision, proof: said.proof.clone() };
         let Some((at, old)) = self.find(&home, &peer) else {
-            return self.state_first(home, peer, said.as_of, new);
+            return self.state_first((home, said.as_of), peer, new, now);
         };
         if outlives(&old.heard, &said, telling) {
             return false;
@@ -245,9 +252,15 @@ impl Presence {
     }
 
     /// A home, heard at `as_of`, speaks of a peer for the first time. Returns whether there is room.
-    fn state_first(&mut self, home: PeerId, peer: PeerId, as_of: Instant, heard: Heard) -> bool {
+    fn state_first(
+        &mut self,
+        (home, as_of): (PeerId, Instant),
+        peer: PeerId,
+        heard: Heard,
+        now: Instant,
+    ) -> bool {
         let is_full = self.statements.len() >= self.limit;
-        if is_full && (heard.is_offline() || !self.make_room()) || !self.make_room_at(&peer) {
+        if is_full && (heard.is_offline() || !self.make_room(now)) || !self.make_room_at(&peer) {
             return false;
         }
         let Some(at_home) = self.marks.enter(home, as_of) else { return false };
@@ -273,11 +286,29 @@ impl Presence {
         all.into_iter().for_each(|at| self.statements.remove(at));
     }
 
-    /// Forgets one that is OFFLINE. Returns whether there was any.
-    fn make_room(&mut self) -> bool {
-        let first = self.statements.first_offline();
+    /// Forgets one of a home that is gone, or else one that is OFFLINE. Returns whether there was any.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let first = self.first_of_gone(now).or_else(|| self.statements.first_offline());
         first.into_iter().for_each(|at| self.statements.remove(at));
         first.is_some()
+    }
+
+    /// Some statement of a home that is gone. Which are is looked now and then: there are many homes.
+    fn first_of_gone(&mut self, now: Instant) -> Option<Slot> {
+        let (gone, looked) = &mut self.gone;
+        if gone.is_empty() && looked.is_none_or(|looked| now.saturating_duration_since(looked) >= GONE_PAUSE)
+        {
+            self.gone = (self.marks.gone(now).collect(), Some(now));
+        }
+        while let Some(home) = self.gone.0.last().copied() {
+            // It may be back, or somebody else may be at its place.
+            let is_gone = self.marks.get(home).is_some_and(|(_, home)| self.marks.is_gone(home, now));
+            if is_gone && let Some((at, _)) = self.statements.of_home(home).next() {
+                return Some(at);
+            }
+            self.gone.0.pop();
+        }
+        None
     }
 
     /// Makes sure that one home more may speak of a peer: for it one is forgotten that says OFFLINE, if there are too many. Returns
@@ -410,7 +441,7 @@ mod tests {
 
     /// The home itself says so.
     fn say(presence: &mut Presence, home: PeerId, peer: PeerId, statement: Statement) -> bool {
-        presence.state(by(home, peer, statement, 1))
+        presence.state(by(home, peer, statement, 1), statement.heard)
     }
 
     fn by(home: PeerId, peer: PeerId, statement: Statement, revision: u64) -> Said {
@@ -455,11 +486,11 @@ mod tests {
             let said = by(peer(HOME), peer(n), said(seq, PresenceState::Online, now), revision);
             Said { is_direct: false, as_of: t.at(200).mono, ..said }
         };
-        assert!(p.state(far(1, 5, 1)) && p.state(far(2, 5, 1)));
+        assert!(p.state(far(1, 5, 1), now) && p.state(far(2, 5, 1), now));
         assert!(!p.is_repeated(&peer(HOME), &peer(1)));
         p.begin_far(peer(HOME), t.at(100).mono);
         assert!(p.is_repeated(&peer(HOME), &peer(1)));
-        p.state(far(1, 5, 2));
+        p.state(far(1, 5, 2), now);
         assert!(!p.is_repeated(&peer(HOME), &peer(1)));
         assert_eq!(p.next_change(&peer(2), |_| true, t.at(100).mono), Some(t.at(190).mono));
         let at = |p: &Presence, n, at| p.view(&peer(n), t.at(at).mono).unwrap().state;
@@ -503,10 +534,10 @@ mod tests {
             Said { proof: Bytes::from_static(proof), ..said }
         };
         let kept = |p: &Presence| p.said(&peer(1), now).next().unwrap().proof;
-        p.state(proven(1, 1, b"first"));
-        p.state(proven(1, 2, b"anything"));
+        p.state(proven(1, 1, b"first"), now);
+        p.state(proven(1, 2, b"anything"), now);
         assert_eq!(kept(&p), &b"first"[..]);
-        p.state(proven(2, 3, b"second"));
+        p.state(proven(2, 3, b"second"), now);
         assert_eq!(kept(&p), &b"second"[..]);
     }
 
@@ -518,15 +549,15 @@ mod tests {
             let said = by(peer(HOME), peer(1), said(5, state, now), revision);
             Said { is_direct: false, ..said }
         };
-        assert!(p.state(by(peer(HOME), peer(1), said(5, PresenceState::Offline, now), 7)));
-        assert!(!p.state(passed_on(PresenceState::Online, 6)), "it was overtaken");
+        assert!(p.state(by(peer(HOME), peer(1), said(5, PresenceState::Offline, now), 7), now));
+        assert!(!p.state(passed_on(PresenceState::Online, 6), now), "it was overtaken");
         assert_eq!(state(&p, now), PresenceState::Offline);
-        assert!(p.state(passed_on(PresenceState::Online, 8)));
-        assert!(!p.state(passed_on(PresenceState::Online, 9)), "the same again is no news");
-        assert!(!p.state(by(peer(HOME), peer(1), said(5, PresenceState::Suspect, now), 8)));
+        assert!(p.state(passed_on(PresenceState::Online, 8), now));
+        assert!(!p.state(passed_on(PresenceState::Online, 9), now), "the same again is no news");
+        assert!(!p.state(by(peer(HOME), peer(1), said(5, PresenceState::Suspect, now), 8), now));
         // The home tells all anew, with a clock that was set back.
         p.begin(peer(HOME), now);
-        assert!(p.state(by(peer(HOME), peer(1), said(5, PresenceState::Suspect, now), 2)));
+        assert!(p.state(by(peer(HOME), peer(1), said(5, PresenceState::Suspect, now), 2), now));
         assert_eq!(state(&p, now), PresenceState::Suspect);
         let told: Vec<_> =
             p.said(&peer(1), now).map(|said| (said.home, said.revision, said.is_direct)).collect();
@@ -660,5 +691,41 @@ mod tests {
         assert_eq!(p.statements.first_offline(), None);
         assert!(!say(&mut p, peer(HOME), peer(4), said(1, PresenceState::Online, at(3))), "all are there");
         assert_eq!(p.statements.len(), 2);
+    }
+
+    #[test]
+    fn peers_of_homes_that_are_gone_make_room_before_those_that_said_goodbye() {
+        let t = Time::start();
+        let (mut p, at) = (Presence::new(4, Duration::from_secs(75)), |s| t.at(s).mono);
+        let mut say =
+            |home, n, state, now| p.state(by(peer(home), peer(n), said(1, state, at(now)), 1), at(now));
+        assert!(say(OTHER, 1, PresenceState::Online, 0) && say(OTHER, 2, PresenceState::Online, 0));
+        assert!(say(HOME, 3, PresenceState::Offline, 0));
+        assert!(say(HOME, 4, PresenceState::Online, 80));
+        assert!(say(HOME, 5, PresenceState::Online, 80), "the one that said goodbye makes room");
+        assert!(!say(HOME, 6, PresenceState::Online, 89), "all are there");
+        assert!(!say(HOME, 6, PresenceState::Online, 90), "it was looked a moment ago");
+        p.mark(&peer(HOME), 0, at(94));
+        let mut say = |home, n, state| p.state(by(peer(home), peer(n), said(1, state, at(94)), 1), at(94));
+        assert!(say(HOME, 4, PresenceState::Offline));
+        assert!(say(HOME, 6, PresenceState::Online) && say(HOME, 7, PresenceState::Online));
+        assert!(!say(HOME, 8, PresenceState::Offline), "whoever went takes nobody's place");
+        let known =
+            |p: &Presence| (1..=8).filter(|n| p.view(&peer(*n), at(94)).is_some()).collect::<Vec<_>>();
+        assert_eq!(known(&p), [4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn a_home_that_is_back_keeps_what_it_said() {
+        let t = Time::start();
+        let (mut p, at) = (Presence::new(2, Duration::from_secs(75)), |s| t.at(s).mono);
+        let mut say = |home, n, now| {
+            p.state(by(peer(home), peer(n), said(1, PresenceState::Online, at(now)), 1), at(now))
+        };
+        assert!(say(OTHER, 1, 0) && say(OTHER, 2, 0));
+        assert!(say(HOME, 3, 95), "it is gone");
+        p.mark(&peer(OTHER), 0, at(96));
+        let mut say = |n| p.state(by(peer(HOME), peer(n), said(1, PresenceState::Online, at(97)), 1), at(97));
+        assert!(!say(4), "it is back");
     }
 }
