@@ -28,6 +28,7 @@ use super::{asking, batch, confirming};
 use crate::convert;
 use crate::core::bridge::Mark;
 use crate::core::delivery::{ACKNOWLEDGE_AFTER, Arrived, OutOfWindow};
+use crate::core::marks::Pulse;
 use crate::core::members::{DialedBy, LinkRefused, LinkTicket, Role};
 use crate::core::presence::{MARK_INTERVAL, MARKS_MISSED};
 use crate::core::ring::Introduction;
@@ -302,7 +303,8 @@ impl Link {
         }
         let is_edge = self.other.role() == Role::Edge;
         let sessions = if is_edge { said.sessions.min(edges::SESSIONS) } else { said.sessions };
-        directory.presence.mark(&self.peer, sessions, as_of);
+        let mark = Pulse { as_of, alive: now };
+        directory.presence.mark(&self.peer, sessions, mark);
         let heard = Mark {
             sent: said.sent,
             received: said.received,
@@ -316,7 +318,7 @@ impl Link {
                 return;
             }
             // Of homes that only the other end hears it is known a mark of theirs later.
-            let through = as_of.checked_sub(MARK_INTERVAL).unwrap_or(as_of);
+            let through = mark.before(MARK_INTERVAL);
             directory.presence.mark_through(&self.peer, bridge.ring().reached_by(&self.peer), through);
         });
     }

@@ -401,6 +401,7 @@ mod tests {
 
     use super::*;
     use crate::core::ledger::Bringer;
+    use crate::core::marks::Pulse;
     use crate::core::members::DialedBy;
     use crate::core::presence::{Said, Statement};
     use crate::core::session::Ending;
@@ -596,7 +597,7 @@ mod tests {
         d.members.name(peer(204), t.at(0).mono);
         let own = d.locate(&peer(OWN), t.at(20)).unwrap();
         d.presence.linked(peer(MEMBER), t.at(10).mono);
-        d.presence.mark(&peer(MEMBER), 9, t.at(10).mono);
+        d.presence.mark(&peer(MEMBER), 9, Pulse::all_at(t.at(10).mono));
         let list = d.rendezvous(5, t.at(20));
         assert_eq!(list.len(), 3, "203 is no member, of 204 no record is known");
         assert_eq!((&list[0].bytes, list[0].connected, list[0].sessions), (&own.bytes, true, 5));

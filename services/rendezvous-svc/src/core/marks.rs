@@ -1,4 +1,7 @@
-//! How fresh it is what homes say: as fresh as their last marks.
+//! How fresh it is what homes say, and whether they are alive: as their last marks tell.
+//!
+//! A mark is a sign of life, and says up to when all that changed at the home was told. While more changes than goes over a link the
+//! second lags behind; the home is no less alive for that.
 //!
 //! A home is heard over a link with this server; or else by members that have links with it and pass on what it says. These say
 //! whom they hear, and their marks count for all of those.
@@ -21,6 +24,34 @@ use super::places::{Places, Slot};
 /// Ways to one home that count: an edge keeps three links.
 const WAYS: usize = 8;
 
+/// What follows from marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pulse {
+    /// Up to when everything was told.
+    pub as_of: Instant,
+    /// The last sign of life.
+    pub alive: Instant,
+}
+
+impl Pulse {
+    /// Everything was told, up to then.
+    #[must_use]
+    pub const fn all_at(at: Instant) -> Self {
+        Self { as_of: at, alive: at }
+    }
+
+    /// The same as somebody tells it who heard it so long before.
+    #[must_use]
+    pub fn before(self, by: Duration) -> Self {
+        let earlier = |at: Instant| at.checked_sub(by).unwrap_or(at);
+        Self { as_of: earlier(self.as_of), alive: earlier(self.alive) }
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self { as_of: self.as_of.max(other.as_of), alive: self.alive.max(other.alive) }
+    }
+}
+
 /// Names one link with a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Way(u64);
@@ -28,8 +59,8 @@ struct Way(u64);
 /// What comes over one link with a member.
 #[derive(Debug)]
 struct Passed {
-    /// Up to when that is complete; not known before the first mark.
-    up_to: Option<Instant>,
+    /// Not known before the first mark.
+    up_to: Option<Pulse>,
     /// The link has not ended.
     is_open: bool,
 }
@@ -37,7 +68,7 @@ struct Passed {
 /// What is known of a home itself.
 #[derive(Debug)]
 pub(super) struct Home {
-    as_of: Instant,
+    heard: Pulse,
     /// Counts how often this home began to tell all it knows.
     pub(super) telling: u64,
     /// Its live sessions, as it said last.
@@ -56,8 +87,8 @@ impl Home {
         home_loss_grace(self.sessions)
     }
 
-    fn was_heard(&mut self, at: Instant) {
-        self.as_of = self.as_of.max(at);
+    fn was_heard(&mut self, heard: Pulse) {
+        self.heard = self.heard.max(heard);
     }
 
     /// A way leads here no longer: what came over it up to then stays true.
@@ -108,22 +139,22 @@ impl Marks {
         self.homes.get_mut(self.homes.slot(home)?)
     }
 
-    /// The place of a home; a new one, of a home heard at `as_of`, if it has none.
-    pub(super) fn enter(&mut self, home: PeerId, as_of: Instant) -> Option<Slot> {
+    /// The place of a home; a new one, of a home that was heard so, if it has none.
+    pub(super) fn enter(&mut self, home: PeerId, heard: Pulse) -> Option<Slot> {
         let new =
-            Home { as_of, telling: 0, sessions: 0, repeated_by: None, is_linked: false, ways: Vec::new() };
+            Home { heard, telling: 0, sessions: 0, repeated_by: None, is_linked: false, ways: Vec::new() };
         self.slot(&home).or_else(|| self.homes.insert(home, new))
     }
 
-    /// Up to when a home was heard.
-    pub(super) fn as_of(&self, home: &Home) -> Instant {
+    /// How a home was heard last.
+    pub(super) fn heard(&self, home: &Home) -> Pulse {
         let ways = home.ways.iter().filter(|_| !home.is_linked);
-        ways.filter_map(|way| self.ways.get(way)?.up_to).fold(home.as_of, Instant::max)
+        ways.filter_map(|way| self.ways.get(way)?.up_to).fold(home.heard, Pulse::max)
     }
 
     /// Whether the peers of a home are OFFLINE because it has been silent for so long.
     pub(super) fn is_gone(&self, home: &Home, now: Instant) -> bool {
-        now.saturating_duration_since(self.as_of(home)) >= home.grace()
+        now.saturating_duration_since(self.heard(home).alive) >= home.grace()
     }
 
     /// All homes of which that is so.
@@ -150,8 +181,8 @@ impl Marks {
 
     /// A home says something over its link with this server.
     pub(super) fn speaks(&mut self, home: PeerId, now: Instant) -> Option<Slot> {
-        let slot = self.enter(home, now)?;
-        let up_to = self.homes.get(slot).map(|(_, home)| self.as_of(home))?;
+        let slot = self.enter(home, Pulse::all_at(now))?;
+        let up_to = self.homes.get(slot).map(|(_, home)| self.heard(home))?;
         let home = self.homes.get_mut(slot)?;
         // Others count no longer; up to here it was heard by them.
         home.was_heard(up_to);
@@ -167,10 +198,10 @@ impl Marks {
         }
     }
 
-    /// The linked member `by` hears a home, or does no longer. Of a home that was not known nothing is fresher than `as_of`.
-    pub(super) fn heard_by(&mut self, by: &PeerId, home: PeerId, is_heard: bool, as_of: Instant) {
+    /// The linked member `by` hears a home, or does no longer. Of a home that was not known nothing is fresher than `up_to`.
+    pub(super) fn heard_by(&mut self, by: &PeerId, home: PeerId, is_heard: bool, up_to: Instant) {
         let Some(way) = self.open.get(by).copied() else { return };
-        let slot = if is_heard { self.enter(home, as_of) } else { self.slot(&home) };
+        let slot = if is_heard { self.enter(home, Pulse::all_at(up_to)) } else { self.slot(&home) };
         let Some(home) = slot.and_then(|slot| self.homes.get_mut(slot)) else { return };
         match (home.ways.contains(&way), is_heard) {
             (true, false) => home.leave(way, &self.ways),
@@ -185,25 +216,25 @@ impl Marks {
     }
 
     /// A home made a mark over its link with this server.
-    pub(super) fn mark(&mut self, home: &PeerId, sessions: u64, as_of: Instant) {
+    pub(super) fn mark(&mut self, home: &PeerId, sessions: u64, heard: Pulse) {
         if let Some(home) = self.home_mut(home) {
-            home.was_heard(as_of);
+            home.was_heard(heard);
             home.sessions = sessions;
         }
     }
 
-    /// What a member passes on of homes that it hears is complete up to `as_of`.
-    pub(super) fn mark_through(&mut self, member: &PeerId, as_of: Instant) {
+    /// A member made a mark that counts for the homes that it hears.
+    pub(super) fn mark_through(&mut self, member: &PeerId, heard: Pulse) {
         let way = self.open.get(member).and_then(|way| self.ways.get_mut(way));
         if let Some(passed) = way {
-            passed.up_to = passed.up_to.max(Some(as_of));
+            passed.up_to = Some(passed.up_to.map_or(heard, |before| before.max(heard)));
         }
     }
 
-    /// Others heard a home at `as_of`.
-    pub(super) fn was_heard(&mut self, home: &PeerId, as_of: Instant) {
+    /// Others heard a home so.
+    pub(super) fn was_heard(&mut self, home: &PeerId, heard: Pulse) {
         if let Some(home) = self.home_mut(home) {
-            home.was_heard(as_of);
+            home.was_heard(heard);
         }
     }
 
@@ -213,7 +244,7 @@ impl Marks {
         for slot in all {
             let Some(home) = self.homes.get_mut(slot) else { continue };
             home.leave_ended(&self.ways);
-            let silent = now.saturating_duration_since(home.as_of);
+            let silent = now.saturating_duration_since(home.heard.alive);
             if home.ways.is_empty() && silent >= home.grace() && !is_spoken(slot) {
                 self.homes.remove(slot);
             }
@@ -230,7 +261,7 @@ mod tests {
     const FAR: u8 = 100;
 
     fn fresh(marks: &Marks) -> Instant {
-        marks.as_of(marks.home(&peer(FAR)).unwrap())
+        marks.heard(marks.home(&peer(FAR)).unwrap()).as_of
     }
 
     #[test]
@@ -239,19 +270,19 @@ mod tests {
         let at = |seconds| t.at(seconds).mono;
         marks.linked(peer(1), at(0));
         marks.linked(peer(2), at(0));
-        marks.mark_through(&peer(1), at(50));
+        marks.mark_through(&peer(1), Pulse::all_at(at(50)));
         marks.heard_by(&peer(3), peer(FAR), true, at(9));
         assert!(marks.home(&peer(FAR)).is_none(), "3 has no link");
         marks.heard_by(&peer(2), peer(FAR), true, at(10));
         assert_eq!(fresh(&marks), at(10), "1 does not hear it");
-        marks.mark_through(&peer(2), at(20));
-        marks.mark_through(&peer(2), at(19));
+        marks.mark_through(&peer(2), Pulse::all_at(at(20)));
+        marks.mark_through(&peer(2), Pulse::all_at(at(19)));
         assert_eq!(fresh(&marks), at(20));
         marks.heard_by(&peer(1), peer(FAR), true, at(20));
         assert_eq!(fresh(&marks), at(50));
-        marks.mark_through(&peer(1), at(60));
+        marks.mark_through(&peer(1), Pulse::all_at(at(60)));
         marks.heard_by(&peer(1), peer(FAR), false, at(70));
-        marks.mark_through(&peer(1), at(70));
+        marks.mark_through(&peer(1), Pulse::all_at(at(70)));
         assert_eq!(fresh(&marks), at(60), "it was heard up to then");
     }
 
@@ -261,12 +292,12 @@ mod tests {
         let at = |seconds| t.at(seconds).mono;
         marks.linked(peer(1), at(0));
         marks.heard_by(&peer(1), peer(FAR), true, at(0));
-        marks.mark_through(&peer(1), at(10));
+        marks.mark_through(&peer(1), Pulse::all_at(at(10)));
         marks.unlinked(&peer(1));
-        marks.mark_through(&peer(1), at(20));
+        marks.mark_through(&peer(1), Pulse::all_at(at(20)));
         assert_eq!(fresh(&marks), at(10));
         marks.linked(peer(1), at(30));
-        marks.mark_through(&peer(1), at(40));
+        marks.mark_through(&peer(1), Pulse::all_at(at(40)));
         assert_eq!(fresh(&marks), at(10), "it has not said again that it hears it");
         marks.sweep(|_| false, at(41));
         assert_eq!((fresh(&marks), marks.ways.len()), (at(10), 1), "the way that ended is forgotten");
@@ -281,14 +312,14 @@ mod tests {
         marks.linked(peer(1), at(0));
         marks.speaks(peer(FAR), at(5));
         marks.heard_by(&peer(1), peer(FAR), true, at(5));
-        marks.mark_through(&peer(1), at(20));
-        marks.mark(&peer(FAR), 7, at(10));
+        marks.mark_through(&peer(1), Pulse::all_at(at(20)));
+        marks.mark(&peer(FAR), 7, Pulse::all_at(at(10)));
         assert_eq!((fresh(&marks), marks.home(&peer(FAR)).unwrap().sessions), (at(10), 7));
         marks.unlinked(&peer(FAR));
         assert_eq!(fresh(&marks), at(20), "now the others count");
         marks.speaks(peer(FAR), at(30));
         assert_eq!(fresh(&marks), at(20), "what they knew stays true");
-        marks.mark_through(&peer(1), at(40));
+        marks.mark_through(&peer(1), Pulse::all_at(at(40)));
         marks.heard_by(&peer(1), peer(FAR), false, at(40));
         marks.unlinked(&peer(FAR));
         assert_eq!(fresh(&marks), at(20), "over its link no mark came, and nobody else counted");
@@ -300,9 +331,9 @@ mod tests {
         let at = |seconds| t.at(seconds).mono;
         marks.linked(peer(1), at(0));
         (2..=250).for_each(|home| marks.heard_by(&peer(1), peer(home), true, at(0)));
-        marks.mark_through(&peer(1), at(10));
+        marks.mark_through(&peer(1), Pulse::all_at(at(10)));
         let homes = || marks.homes.after(None).map(|(_, (_, home))| home).filter(|home| !home.is_linked);
-        assert!(homes().all(|home| home.as_of == at(0) && marks.as_of(home) == at(10)));
+        assert!(homes().all(|home| home.heard.as_of == at(0) && marks.heard(home).as_of == at(10)));
         assert_eq!((homes().count(), marks.ways.len()), (249, 1));
     }
 
@@ -318,12 +349,28 @@ mod tests {
         (0..19).for_each(|member| marks.unlinked(&peer(member)));
         marks.heard_by(&peer(19), peer(FAR), true, now);
         assert_eq!(marks.home(&peer(FAR)).unwrap().ways, [Way(20)]);
-        marks.mark_through(&peer(19), t.at(10).mono);
+        marks.mark_through(&peer(19), Pulse::all_at(t.at(10).mono));
         assert_eq!(fresh(&marks), t.at(10).mono);
         marks.heard_by(&peer(19), peer(FAR), false, now);
         marks.sweep(|_| false, t.at(99).mono);
         assert!(marks.home(&peer(FAR)).is_some());
         marks.sweep(|_| false, t.at(100).mono);
         assert!(marks.home(&peer(FAR)).is_none() && marks.ways.len() == 1);
+    }
+
+    #[test]
+    fn who_lags_behind_with_its_changes_is_no_less_alive() {
+        let (mut marks, t) = (Marks::default(), Time::start());
+        let at = |seconds| t.at(seconds).mono;
+        marks.linked(peer(1), at(0));
+        marks.heard_by(&peer(1), peer(FAR), true, at(0));
+        marks.mark_through(&peer(1), Pulse { as_of: at(3), alive: at(100) });
+        let heard = |marks: &Marks, n| marks.heard(marks.home(&peer(n)).unwrap());
+        assert_eq!(heard(&marks, FAR), Pulse { as_of: at(3), alive: at(100) });
+        assert!(!marks.is_gone(marks.home(&peer(FAR)).unwrap(), at(189)));
+        assert!(marks.is_gone(marks.home(&peer(FAR)).unwrap(), at(190)));
+        marks.mark(&peer(1), 0, Pulse { as_of: at(8), alive: at(90) });
+        marks.mark(&peer(1), 0, Pulse { as_of: at(9), alive: at(80) });
+        assert_eq!(heard(&marks, 1), Pulse { as_of: at(9), alive: at(90) });
     }
 }

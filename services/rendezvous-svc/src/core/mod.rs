@@ -36,7 +36,7 @@ mod index;
 pub mod interest;
 pub mod ledger;
 pub mod lookup;
-mod marks;
+pub mod marks;
 pub mod members;
 pub mod outbox;
 pub mod own;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use p2psb_proto::model::PeerId;
 use p2psb_proto::model::presence::{PresenceSource, PresenceState, aliveness};
 
-use super::marks::{Home, Marks};
+use super::marks::{Home, Marks, Pulse};
 use super::places::Slot;
 use super::session::REMEMBERED;
 use super::statements::{Heard, Kept, Statements};
@@ -136,9 +136,9 @@ impl Presence {
         self.marks.unlinked(home);
     }
 
-    /// The linked member `by` says whether it hears a home. Of one that was not known nothing is fresher than `as_of`.
-    pub fn heard_by(&mut self, by: &PeerId, home: PeerId, is_heard: bool, as_of: Instant) {
-        self.marks.heard_by(by, home, is_heard, as_of);
+    /// The linked member `by` says whether it hears a home. Of one that was not known nothing is fresher than `up_to`.
+    pub fn heard_by(&mut self, by: &PeerId, home: PeerId, is_heard: bool, up_to: Instant) {
+        self.marks.heard_by(by, home, is_heard, up_to);
     }
 
     /// From here on a home tells all that it says of peers that this server owns.
@@ -168,15 +168,15 @@ impl Presence {
         self.statements.find(peer, self.marks.slot(home)?)
     }
 
-    /// What the home told is complete up to `as_of`; it holds so many sessions.
-    pub fn mark(&mut self, home: &PeerId, sessions: u64, as_of: Instant) {
-        self.marks.mark(home, sessions, as_of);
+    /// A home made a mark over its link with this server; it holds so many sessions.
+    pub fn mark(&mut self, home: &PeerId, sessions: u64, heard: Pulse) {
+        self.marks.mark(home, sessions, heard);
     }
 
     /// Up to when it is known what a home says; `None` if it never said anything.
     #[must_use]
     pub fn marked(&self, home: &PeerId) -> Option<Instant> {
-        self.marks.home(home).map(|home| self.marks.as_of(home))
+        self.marks.home(home).map(|home| self.marks.heard(home).as_of)
     }
 
     /// The homes that say of a peer that it may be there, and are believed.
@@ -193,10 +193,10 @@ impl Presence {
         self.marks.home(home).map(|home| home.sessions).unwrap_or_default()
     }
 
-    /// What a member passes on is complete up to `as_of`: of the homes that it says it hears, and of these other members.
-    pub fn mark_through(&mut self, by: &PeerId, members: impl Iterator<Item = PeerId>, as_of: Instant) {
-        self.marks.mark_through(by, as_of);
-        members.for_each(|member| self.marks.was_heard(&member, as_of));
+    /// A member made a mark that counts for the homes that it says it hears, and for these other members.
+    pub fn mark_through(&mut self, by: &PeerId, members: impl Iterator<Item = PeerId>, heard: Pulse) {
+        self.marks.mark_through(by, heard);
+        members.for_each(|member| self.marks.was_heard(&member, heard));
     }
 
     /// The home has told all it says of peers whom this server owns, as `owns` knows. Of those whom it did not name, what it said
@@ -232,7 +232,7 @@ impl Presence {
         if said.is_direct {
             self.marks.speaks(home, said.as_of);
         } else {
-            self.marks.was_heard(&home, said.as_of);
+            self.marks.was_heard(&home, Pulse::all_at(said.as_of));
         }
         let telling = self.marks.home(&home).map(|home| home.telling).unwrap_or_default();
         let new = Heard { telling, statement, revision, proof: said.proof.clone() };
@@ -263,7 +263,7 @@ impl Presence {
         if is_full && (heard.is_offline() || !self.make_room(now)) || !self.make_room_at(&peer) {
             return false;
         }
-        let Some(at_home) = self.marks.enter(home, as_of) else { return false };
+        let Some(at_home) = self.marks.enter(home, Pulse::all_at(as_of)) else { return false };
         self.statements.insert(peer, at_home, heard);
         true
     }
@@ -275,7 +275,7 @@ impl Presence {
             let (home, at_home) =
                 self.marks.get(kept.home).filter(|(_, home)| !is_over(&kept.heard, home, now))?;
             let Heard { statement, revision, ref proof, .. } = kept.heard;
-            let (home, as_of, proof) = (*home, self.marks.as_of(at_home), proof.clone());
+            let (home, as_of, proof) = (*home, self.marks.heard(at_home).as_of, proof.clone());
             Some(Said { home, peer, statement, revision, proof, as_of, is_direct: false })
         })
     }
@@ -350,8 +350,8 @@ impl Presence {
         let homes =
             self.statements.of_peer(peer).filter_map(|(_, kept)| Some((kept, self.marks.get(kept.home)?)));
         let changes = homes.flat_map(|(kept, (home, at_home))| {
-            let as_of = (!speaks(home)).then(|| self.marks.as_of(at_home));
-            let silent = as_of.map(|as_of| [as_of + MARKS_MISSED, as_of + at_home.grace()]);
+            let alive = (!speaks(home)).then(|| self.marks.heard(at_home).alive);
+            let silent = alive.map(|alive| [alive + MARKS_MISSED, alive + at_home.grace()]);
             silent.into_iter().flatten().chain(kept.heard.statement.until).chain(at_home.repeated_by)
         });
         changes.filter(|at| *at > now).min()
@@ -359,19 +359,21 @@ impl Presence {
 
     fn of(&self, kept: &Kept, now: Instant) -> Option<View> {
         let (home, at_home) = self.marks.get(kept.home)?;
-        let (as_of, patience) = (self.marks.as_of(at_home), (at_home.grace(), self.suspect_after));
-        let mut view = follow(*home, &kept.heard.statement, as_of, patience, now);
+        let (heard, patience) = (self.marks.heard(at_home), (at_home.grace(), self.suspect_after));
+        let mut view = follow(*home, &kept.heard.statement, heard, patience, now);
         if is_over(&kept.heard, at_home, now) {
             view.state = PresenceState::Offline;
         }
         Some(view)
     }
 
-    /// What follows from a home's word that was just brought, and is not kept.
+    /// What follows from a home's word that was just brought, and is not kept. Whether the home is alive may be known here better.
     #[must_use]
     pub fn follow(&self, said: &Said, now: Instant) -> View {
-        let grace = self.marks.home(&said.home).map_or(HOME_LOSS_GRACE, Home::grace);
-        follow(said.home, &said.statement, said.as_of, (grace, self.suspect_after), now)
+        let home = self.marks.home(&said.home);
+        let alive = home.map_or(said.as_of, |home| self.marks.heard(home).alive.max(said.as_of));
+        let (heard, grace) = (Pulse { as_of: said.as_of, alive }, home.map_or(HOME_LOSS_GRACE, Home::grace));
+        follow(said.home, &said.statement, heard, (grace, self.suspect_after), now)
     }
 
     /// Forgets statements nobody will ask for any more, and homes without any.
@@ -395,16 +397,16 @@ fn is_over(heard: &Heard, home: &Home, now: Instant) -> bool {
     heard.telling != home.telling && home.repeated_by.is_some_and(|by| by <= now)
 }
 
-/// What follows from the word of a home that was last heard at `as_of`.
+/// What follows from the word of a home that was heard so.
 fn follow(
     home: PeerId,
     statement: &Statement,
-    as_of: Instant,
+    Pulse { as_of, alive }: Pulse,
     (grace, suspect_after): (Duration, Duration),
     now: Instant,
 ) -> View {
     let Statement { state, source, heard: at, until, .. } = *statement;
-    let silent = now.saturating_duration_since(as_of);
+    let silent = now.saturating_duration_since(alive);
     let state = match state {
         _ if silent >= grace => PresenceState::Offline,
         PresenceState::Online if until.is_some_and(|until| until <= now) => PresenceState::Offline,
@@ -573,12 +575,12 @@ mod tests {
         [HOME, OTHER].iter().for_each(|home| p.unlinked(&peer(*home)));
         p.linked(peer(102), at(1));
         p.heard_by(&peer(102), peer(HOME), true, at(1));
-        p.mark_through(&peer(102), std::iter::empty(), at(12));
+        p.mark_through(&peer(102), std::iter::empty(), Pulse::all_at(at(12)));
         assert_eq!(state(&p, at(26)), PresenceState::Online);
         assert_eq!(p.next_change(&peer(1), |_| false, at(26)), Some(at(27)));
         assert_eq!(p.said(&peer(1), at(26)).next().unwrap().as_of, at(12));
         assert_eq!(p.view(&peer(2), at(26)).unwrap().state, PresenceState::Suspect);
-        p.mark_through(&peer(102), [peer(OTHER)].into_iter(), at(20));
+        p.mark_through(&peer(102), [peer(OTHER)].into_iter(), Pulse::all_at(at(20)));
         assert_eq!(p.view(&peer(2), at(26)).unwrap().state, PresenceState::Online);
         p.sweep(at(50) + REMEMBERED);
         assert!(p.view(&peer(1), at(50)).is_none() && p.marks.home(&peer(HOME)).is_some());
@@ -603,7 +605,7 @@ mod tests {
         let t = Time::start();
         let (mut p, at) = (presence(t), |s| t.at(s).mono);
         say(&mut p, peer(HOME), peer(1), said(1, PresenceState::Online, at(0)));
-        p.mark(&peer(HOME), 400_000, at(0));
+        p.mark(&peer(HOME), 400_000, Pulse::all_at(at(0)));
         assert_eq!(state(&p, at(199)), PresenceState::Suspect);
         assert_eq!(state(&p, at(200)), PresenceState::Offline);
     }
@@ -613,13 +615,13 @@ mod tests {
         let t = Time::start();
         let (mut p, at) = (presence(t), |s| t.at(s).mono);
         say(&mut p, peer(HOME), peer(1), said(1, PresenceState::Online, at(0)));
-        p.mark(&peer(HOME), 0, at(10));
+        p.mark(&peer(HOME), 0, Pulse::all_at(at(10)));
         assert_eq!(state(&p, at(24)), PresenceState::Online);
         assert_eq!(state(&p, at(25)), PresenceState::Suspect);
         assert_eq!(state(&p, at(99)), PresenceState::Suspect);
         assert_eq!(state(&p, at(100)), PresenceState::Offline);
         assert_eq!(p.view(&peer(1), at(100)).unwrap().as_of, at(10), "no fresher than the last mark");
-        p.mark(&peer(HOME), 0, at(101));
+        p.mark(&peer(HOME), 0, Pulse::all_at(at(101)));
         assert_eq!(state(&p, at(101)), PresenceState::Online, "the home is back and says nothing else");
     }
 
@@ -629,7 +631,7 @@ mod tests {
         let (mut p, at) = (presence(t), |s| t.at(s).mono);
         say(&mut p, peer(HOME), peer(1), said(1, PresenceState::Online, at(0)));
         assert_eq!(p.view(&peer(1), at(5)).unwrap().last_seen, at(0));
-        p.mark(&peer(HOME), 0, at(1000));
+        p.mark(&peer(HOME), 0, Pulse::all_at(at(1000)));
         assert_eq!(p.view(&peer(1), at(1001)).unwrap().last_seen, at(925));
     }
 
@@ -671,7 +673,7 @@ mod tests {
         assert!(!say(&mut p, peer(HOME), peer(3), said(1, PresenceState::Offline, t.at(0).mono)), "no room");
         assert_eq!((p.statements.len(), p.statements.first_offline().is_some()), (2, true));
         let later = t.at(0).mono + REMEMBERED;
-        p.mark(&peer(HOME), 0, later);
+        p.mark(&peer(HOME), 0, Pulse::all_at(later));
         p.sweep(later);
         assert!(p.view(&peer(1), later).is_none());
         assert!(p.view(&peer(2), later).is_some());
@@ -705,7 +707,7 @@ mod tests {
         assert!(say(HOME, 5, PresenceState::Online, 80), "the one that said goodbye makes room");
         assert!(!say(HOME, 6, PresenceState::Online, 89), "all are there");
         assert!(!say(HOME, 6, PresenceState::Online, 90), "it was looked a moment ago");
-        p.mark(&peer(HOME), 0, at(94));
+        p.mark(&peer(HOME), 0, Pulse::all_at(at(94)));
         let mut say = |home, n, state| p.state(by(peer(home), peer(n), said(1, state, at(94)), 1), at(94));
         assert!(say(HOME, 4, PresenceState::Offline));
         assert!(say(HOME, 6, PresenceState::Online) && say(HOME, 7, PresenceState::Online));
@@ -724,8 +726,25 @@ mod tests {
         };
         assert!(say(OTHER, 1, 0) && say(OTHER, 2, 0));
         assert!(say(HOME, 3, 95), "it is gone");
-        p.mark(&peer(OTHER), 0, at(96));
+        p.mark(&peer(OTHER), 0, Pulse::all_at(at(96)));
         let mut say = |n| p.state(by(peer(HOME), peer(n), said(1, PresenceState::Online, at(97)), 1), at(97));
         assert!(!say(4), "it is back");
+    }
+
+    #[test]
+    fn a_home_that_lives_and_lags_behind_is_believed_as_far_as_it_has_told() {
+        let t = Time::start();
+        let (mut p, at) = (presence(t), |s| t.at(s).mono);
+        say(&mut p, peer(HOME), peer(1), said(1, PresenceState::Online, at(0)));
+        p.mark(&peer(HOME), 0, Pulse { as_of: at(2), alive: at(200) });
+        let view = p.view(&peer(1), at(201)).unwrap();
+        assert_eq!((view.state, view.as_of), (PresenceState::Online, at(2)));
+        // Others are told the same, and know as well that it lives.
+        let passed_on = p.said(&peer(1), at(201)).next().unwrap();
+        assert_eq!(passed_on.as_of, at(2));
+        assert_eq!(p.follow(&passed_on, at(201)).state, PresenceState::Online);
+        assert_eq!(p.next_change(&peer(1), |_| false, at(201)), Some(at(215)));
+        assert_eq!(state(&p, at(215)), PresenceState::Suspect);
+        assert_eq!(state(&p, at(290)), PresenceState::Offline);
     }
 }
