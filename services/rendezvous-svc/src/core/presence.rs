@@ -92,17 +92,22 @@ impl View {
 }
 
 /// Whether what is said anew is older than what was heard: it is of an earlier session, or was overtaken. After the end of a session
-/// any other may follow, and nothing is older than what the home has not said again since it began to tell all.
+/// any other may follow, and nothing is older than what the home has not said again since it began to tell all. Between a session and
+/// a registration only their order in one life of the home decides.
 fn outlives(heard: &Heard, said: &Said, telling: u64) -> bool {
     let (old, new) = (&heard.statement, &said.statement);
     if said.is_direct && heard.telling != telling {
         return false;
     }
-    let is_earlier = new.session_seq < old.session_seq;
-    if is_earlier && said.is_direct && new.source == old.source && old.state == PresenceState::Offline {
-        return said.revision < heard.revision;
+    let is_overtaken = said.revision < heard.revision;
+    if new.source != old.source {
+        return is_overtaken && heard.telling == telling;
     }
-    new.source == old.source && (new.session_seq, said.revision) < (old.session_seq, heard.revision)
+    let is_earlier = new.session_seq < old.session_seq;
+    if is_earlier && said.is_direct && old.state == PresenceState::Offline {
+        return is_overtaken;
+    }
+    is_earlier || new.session_seq == old.session_seq && is_overtaken
 }
 
 /// See the module.
@@ -746,5 +751,25 @@ mod tests {
         assert_eq!(p.next_change(&peer(1), |_| false, at(201)), Some(at(215)));
         assert_eq!(state(&p, at(215)), PresenceState::Suspect);
         assert_eq!(state(&p, at(290)), PresenceState::Offline);
+    }
+
+    #[test]
+    fn a_registration_that_was_overtaken_by_a_session_is_not_heard() {
+        let t = Time::start();
+        let (mut p, now) = (presence(t), t.at(1).mono);
+        let passed_on = |source, revision| {
+            let statement = Statement { source, ..said(5, PresenceState::Online, now) };
+            Said { is_direct: false, ..by(peer(HOME), peer(1), statement, revision) }
+        };
+        let (session, registration) = (PresenceSource::Session, PresenceSource::Registration);
+        let source = |p: &Presence| p.view(&peer(1), now).unwrap().source;
+        assert!(p.state(passed_on(session, 10), now));
+        assert!(!p.state(passed_on(registration, 9), now), "two carry it, and one is late");
+        assert_eq!(source(&p), session);
+        assert!(p.state(passed_on(registration, 11), now));
+        assert_eq!(source(&p), registration);
+        // In another life the clock of the home may have been set back.
+        p.begin_far(peer(HOME), now);
+        assert!(p.state(passed_on(session, 3), now));
     }
 }
