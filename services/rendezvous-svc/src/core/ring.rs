@@ -517,6 +517,15 @@ impl Ring {
         reached.map(|(peer, _)| *peer)
     }
 
+    /// Whether the last link with a member ended so long ago that it may have counted this one among those that left, and forgotten
+    /// what it wanted.
+    #[must_use]
+    pub fn were_apart(&self, peer: &PeerId, now: Instant) -> bool {
+        let met =
+            self.members.get(peer).filter(|member| member.linked.is_none()).and_then(|member| member.met);
+        met.is_some_and(|met| met.age(now) >= self.timing.leave_after / 2)
+    }
+
     /// How long a member has given no sign of life; `None` if it is alive.
     #[must_use]
     pub fn dead_for(&self, peer: &PeerId, now: Instant) -> Option<Duration> {
