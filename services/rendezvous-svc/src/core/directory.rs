@@ -27,8 +27,8 @@ pub const UNKNOWN_RETRY: Duration = Duration::from_secs(30);
 /// How much may be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Peers with a record or withdrawal. As many statements of other homes may be known, and as many peers remembered after
-    /// they went.
+    /// Peers with a record or withdrawal. Of each [`HOMES`] homes may say how it is, and as many peers are remembered after they
+    /// went.
     pub records: Shares,
     /// Names of services.
     pub services: Shares,
@@ -37,6 +37,9 @@ pub struct Capacity {
     /// Edges with a link.
     pub edges: usize,
 }
+
+/// A peer has so many homes in a backbone, each of which says how it is.
+pub const HOMES: usize = 3;
 
 /// After how long somebody who asked for a peer that was seen may ask again: it may be back any moment.
 pub const OFFLINE_RETRY: Duration = Duration::from_secs(10);
@@ -176,7 +179,7 @@ impl Directory {
             knowledge_since: UnixMillis::default(),
             table: Table::new(capacity.records, capacity.services),
             sessions: Sessions::new(timing, peers),
-            presence: Presence::new(peers, timing.suspect_after()),
+            presence: Presence::new(peers.saturating_mul(HOMES), timing.suspect_after()),
             members: Members::new(own, capacity.members),
             edges: Members::new(own, capacity.edges).apart(),
         }
@@ -490,6 +493,21 @@ mod tests {
         d.close(&peer(1), opened.ticket, Ending::Clean, now.mono);
         let found = d.locate(&peer(1), t.at(1)).unwrap().presence;
         assert_eq!((found.state, found.home), (PresenceState::Suspect, Some(peer(MEMBER))));
+    }
+
+    #[test]
+    fn each_peer_there_is_room_for_may_be_at_three_homes() {
+        let (mut d, t) = (directory_of(4), Time::start());
+        let now = t.at(0).mono;
+        let mut taken = 0;
+        for (n, home) in (1..=4).flat_map(|n| (101..=103).map(move |home| (n, home))) {
+            let (source, state) = (PresenceSource::Session, PresenceState::Online);
+            let statement = Statement { session_seq: 1, state, source, heard: now, until: None };
+            let (home, peer, proof) = (peer(home), peer(n), Bytes::new());
+            let said = Said { home, peer, statement, revision: 1, proof, as_of: now, is_direct: true };
+            taken += usize::from(d.presence.state(said, now));
+        }
+        assert_eq!(taken, 12);
     }
 
     fn ask(from: Option<Cursor>, limits: PageLimits) -> Query {
