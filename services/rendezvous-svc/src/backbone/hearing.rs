@@ -25,6 +25,9 @@ use crate::core::table::{Merged, TableError};
 use crate::node::Node;
 use crate::records::{NotMerged, Teller};
 
+/// Statements that are looked at under one lock.
+const AT_A_TIME: usize = 1000;
+
 /// What came of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
@@ -263,14 +266,23 @@ impl Hearing<'_> {
 
     /// The member has told all that this server owns.
     fn synced(&self, knowledge: Duration) {
-        let gone = self.if_current(|directory| {
-            let bridge = self.node.hub.bridge.lock();
-            // An edge tells all of its peers to each of its members, a member each owner what it owns.
-            let is_edge = matches!(self.teller, Teller::Edge(_));
-            directory.presence.synced(&self.from, |peer| is_edge || bridge.owns(peer))
-        });
-        for peer in gone {
-            self.node.presence(peer, self.teller.origin(self.from));
+        // An edge tells all of its peers to each of its members, a member each owner what it owns.
+        let is_edge = matches!(self.teller, Teller::Edge(_));
+        let mut after = None;
+        loop {
+            let page = self.if_current(|directory| {
+                let bridge = self.node.hub.bridge.lock();
+                let owns = |peer: &PeerId| is_edge || bridge.owns(peer);
+                Some(directory.presence.synced(&self.from, owns, (after, AT_A_TIME)))
+            });
+            let Some((gone, last)) = page else { return };
+            for peer in gone {
+                self.node.presence(peer, self.teller.origin(self.from));
+            }
+            after = last;
+            if after.is_none() {
+                break;
+            }
         }
         if self.teller != Teller::Member {
             return;

@@ -325,7 +325,8 @@ impl Link {
 
     async fn apply(&self, batch: wire::BridgeBatch) -> Result<(), Failure> {
         let (node, from, link) = (Arc::clone(&self.node), self.peer, self.ticket);
-        let is_small = hearing::size(&batch) <= SMALL_BATCH;
+        // What a member said before may have to be looked at as a whole.
+        let is_small = hearing::size(&batch) <= SMALL_BATCH && !batch.synced;
         let teller = self.other.teller();
         let hear = move || Hearing { node: &node, from, teller, link }.take(batch);
         let heard = if is_small {

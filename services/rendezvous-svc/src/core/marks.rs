@@ -116,6 +116,8 @@ pub(super) struct Marks {
     /// Those of members that have a link.
     open: HashMap<PeerId, Way>,
     last: u64,
+    /// Those that had ended when the sweep began that is under way.
+    ended: Vec<Way>,
 }
 
 impl Marks {
@@ -238,10 +240,21 @@ impl Marks {
         }
     }
 
-    /// Forgets homes that have been silent for long, and of which nothing is kept, as `is_spoken` knows; and ways that ended.
-    pub(super) fn sweep(&mut self, is_spoken: impl Fn(Slot) -> bool, now: Instant) {
-        let all: Vec<Slot> = self.homes.after(None).map(|(slot, _)| slot).collect();
-        for slot in all {
+    /// Forgets homes that have been silent for long, and of which nothing is kept, as `is_spoken` knows; and ways that ended. Looks
+    /// at `most` of them behind `after`, and returns from where to go on.
+    pub(super) fn sweep(
+        &mut self,
+        (after, most): (Option<Slot>, usize),
+        is_spoken: impl Fn(Slot) -> bool,
+        now: Instant,
+    ) -> Option<Slot> {
+        if after.is_none() {
+            let ended = self.ways.iter().filter(|(_, passed)| !passed.is_open);
+            self.ended = ended.map(|(way, _)| *way).collect();
+        }
+        let page: Vec<Slot> = self.homes.after(after).take(most).map(|(slot, _)| slot).collect();
+        for slot in &page {
+            let slot = *slot;
             let Some(home) = self.homes.get_mut(slot) else { continue };
             home.leave_ended(&self.ways);
             let silent = now.saturating_duration_since(home.heard.alive);
@@ -249,7 +262,14 @@ impl Marks {
                 self.homes.remove(slot);
             }
         }
-        self.ways.retain(|_, passed| passed.is_open);
+        let last = page.last().copied().filter(|_| page.len() == most);
+        if last.is_none() {
+            // No home refers to them any more.
+            for way in std::mem::take(&mut self.ended) {
+                self.ways.remove(&way);
+            }
+        }
+        last
     }
 }
 
@@ -262,6 +282,13 @@ mod tests {
 
     fn fresh(marks: &Marks) -> Instant {
         marks.heard(marks.home(&peer(FAR)).unwrap()).as_of
+    }
+
+    fn sweep(marks: &mut Marks, now: Instant) {
+        let mut after = None;
+        while let Some(last) = marks.sweep((after, 1), |_| false, now) {
+            after = Some(last);
+        }
     }
 
     #[test]
@@ -299,7 +326,7 @@ mod tests {
         marks.linked(peer(1), at(30));
         marks.mark_through(&peer(1), Pulse::all_at(at(40)));
         assert_eq!(fresh(&marks), at(10), "it has not said again that it hears it");
-        marks.sweep(|_| false, at(41));
+        sweep(&mut marks, at(41));
         assert_eq!((fresh(&marks), marks.ways.len()), (at(10), 1), "the way that ended is forgotten");
         marks.heard_by(&peer(1), peer(FAR), true, at(40));
         assert_eq!(fresh(&marks), at(40));
@@ -352,9 +379,9 @@ mod tests {
         marks.mark_through(&peer(19), Pulse::all_at(t.at(10).mono));
         assert_eq!(fresh(&marks), t.at(10).mono);
         marks.heard_by(&peer(19), peer(FAR), false, now);
-        marks.sweep(|_| false, t.at(99).mono);
+        sweep(&mut marks, t.at(99).mono);
         assert!(marks.home(&peer(FAR)).is_some());
-        marks.sweep(|_| false, t.at(100).mono);
+        sweep(&mut marks, t.at(100).mono);
         assert!(marks.home(&peer(FAR)).is_none() && marks.ways.len() == 1);
     }
 

@@ -110,6 +110,13 @@ fn outlives(heard: &Heard, said: &Said, telling: u64) -> bool {
     is_earlier || new.session_seq == old.session_seq && is_overtaken
 }
 
+/// How far a sweep has come.
+#[derive(Clone, Copy, Debug)]
+enum Swept {
+    Statements(Option<Slot>),
+    Homes(Option<Slot>),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Presence {
@@ -117,6 +124,8 @@ pub struct Presence {
     /// Of homes that have a place among the marks.
     statements: Statements,
     limit: usize,
+    /// From where the sweep goes on.
+    swept: Swept,
     /// Homes that were gone when it was looked last, which was then.
     gone: (Vec<Slot>, Option<Instant>),
     /// Silence after which a home calls a peer SUSPECT: what it calls ONLINE was heard within this time.
@@ -128,7 +137,7 @@ impl Presence {
     #[must_use]
     pub fn new(limit: usize, suspect_after: Duration) -> Self {
         let (marks, statements, gone) = (Marks::default(), Statements::default(), (Vec::new(), None));
-        Self { marks, statements, limit, gone, suspect_after }
+        Self { marks, statements, limit, swept: Swept::Statements(None), gone, suspect_after }
     }
 
     /// A link with a member is up: it is alive.
@@ -205,11 +214,18 @@ impl Presence {
     }
 
     /// The home has told all it says of peers whom this server owns, as `owns` knows. Of those whom it did not name, what it said
-    /// is over. Returns who went with that.
-    pub fn synced(&mut self, home: &PeerId, owns: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
-        let Some(at_home) = self.marks.slot(home) else { return Vec::new() };
+    /// is over. Looks at `most` statements behind `after`; returns who went with that, and from where to go on.
+    pub fn synced(
+        &mut self,
+        home: &PeerId,
+        owns: impl Fn(&PeerId) -> bool,
+        (after, most): (Option<Slot>, usize),
+    ) -> (Vec<PeerId>, Option<Slot>) {
+        let Some(at_home) = self.marks.slot(home) else { return (Vec::new(), None) };
         let telling = self.marks.home(home).map(|home| home.telling).unwrap_or_default();
-        let of_home = self.statements.of_home(at_home).filter_map(|(at, kept)| {
+        let page: Vec<_> = self.statements.of_home_behind(at_home, after).take(most).collect();
+        let last = page.last().map(|(at, _)| *at).filter(|_| page.len() == most);
+        let of_home = page.into_iter().filter_map(|(at, kept)| {
             let is_left = kept.heard.telling != telling && !kept.heard.is_offline();
             let peer = self.statements.peer(at).filter(|peer| is_left && owns(peer))?;
             Some((at, *peer, Heard { telling, ..kept.heard.clone() }))
@@ -220,7 +236,7 @@ impl Presence {
             self.statements.replace(at, heard);
             gone.push(peer);
         }
-        gone
+        (gone, last)
     }
 
     /// Whether this session of the peer was proven before, so that its proof needs no second look.
@@ -381,19 +397,33 @@ impl Presence {
         follow(said.home, &said.statement, heard, (grace, self.suspect_after), now)
     }
 
-    /// Forgets statements nobody will ask for any more, and homes without any.
-    pub fn sweep(&mut self, now: Instant) {
-        let is_left = |kept: &Kept| {
-            let Statement { heard, until, .. } = kept.heard.statement;
-            let is_over = until.is_some_and(|until| until <= now);
-            let is_old = now.saturating_duration_since(heard) >= REMEMBERED;
-            is_old && (is_over || self.of(kept, now).is_none_or(|view| view.state == PresenceState::Offline))
+    /// Forgets statements nobody will ask for any more, and homes without any: looks at `most`, from where it stopped. Returns whether
+    /// that was the last of them.
+    pub fn sweep(&mut self, most: usize, now: Instant) -> bool {
+        let after = match self.swept {
+            Swept::Statements(after) => after,
+            Swept::Homes(after) => {
+                let statements = &self.statements;
+                let is_spoken = |home| statements.of_home(home).next().is_some();
+                let last = self.marks.sweep((after, most), is_spoken, now);
+                self.swept = last.map_or(Swept::Statements(None), |last| Swept::Homes(Some(last)));
+                return last.is_none();
+            }
         };
-        let left: Vec<Slot> =
-            self.statements.all().filter(|(_, kept)| is_left(kept)).map(|(at, _)| at).collect();
-        left.into_iter().for_each(|at| self.statements.remove(at));
-        let statements = &self.statements;
-        self.marks.sweep(|home| statements.of_home(home).next().is_some(), now);
+        let page = self.statements.after(after).take(most);
+        let page: Vec<(Slot, bool)> = page.map(|(at, kept)| (at, self.is_left(kept, now))).collect();
+        let last = page.last().map(|(at, _)| *at).filter(|_| page.len() == most);
+        self.swept = last.map_or(Swept::Homes(None), |last| Swept::Statements(Some(last)));
+        page.iter().filter(|(_, is_left)| *is_left).for_each(|(at, _)| self.statements.remove(*at));
+        false
+    }
+
+    /// Whether nobody will ask for a statement any more.
+    fn is_left(&self, kept: &Kept, now: Instant) -> bool {
+        let Statement { heard, until, .. } = kept.heard.statement;
+        let is_over = until.is_some_and(|until| until <= now);
+        let is_old = now.saturating_duration_since(heard) >= REMEMBERED;
+        is_old && (is_over || self.of(kept, now).is_none_or(|view| view.state == PresenceState::Offline))
     }
 }
 
@@ -458,6 +488,10 @@ mod tests {
 
     fn state(presence: &Presence, at: Instant) -> PresenceState {
         presence.view(&peer(1), at).unwrap().state
+    }
+
+    fn sweep(presence: &mut Presence, now: Instant) {
+        while !presence.sweep(1, now) {}
     }
 
     #[test]
@@ -587,7 +621,7 @@ mod tests {
         assert_eq!(p.view(&peer(2), at(26)).unwrap().state, PresenceState::Suspect);
         p.mark_through(&peer(102), [peer(OTHER)].into_iter(), Pulse::all_at(at(20)));
         assert_eq!(p.view(&peer(2), at(26)).unwrap().state, PresenceState::Online);
-        p.sweep(at(50) + REMEMBERED);
+        sweep(&mut p, at(50) + REMEMBERED);
         assert!(p.view(&peer(1), at(50)).is_none() && p.marks.home(&peer(HOME)).is_some());
         assert!(p.marks.home(&peer(OTHER)).is_none(), "nobody speaks of it, or hears it");
     }
@@ -661,8 +695,17 @@ mod tests {
         p.begin(peer(HOME), at(5));
         say(&mut p, peer(HOME), peer(2), said(1, PresenceState::Online, at(5)));
         assert_eq!(state(&p, at(5)), PresenceState::Online, "not before the home has said all");
-        assert_eq!(p.synced(&peer(HOME), |one| *one != peer(9)), [peer(1)]);
-        assert!(p.synced(&peer(HOME), |_| true).is_empty(), "who went goes once");
+        let (mut gone, mut after) = (Vec::new(), None);
+        loop {
+            let (some, last) = p.synced(&peer(HOME), |one| *one != peer(9), (after, 1));
+            gone.extend(some);
+            after = last;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(gone, [peer(1)]);
+        assert_eq!(p.synced(&peer(HOME), |_| true, (None, 9)), (vec![], None), "who went goes once");
         assert_eq!(state(&p, at(6)), PresenceState::Offline);
         assert_eq!(p.view(&peer(2), at(6)).unwrap().state, PresenceState::Online);
         assert_eq!(p.view(&peer(3), at(6)).unwrap().state, PresenceState::Online);
@@ -679,7 +722,7 @@ mod tests {
         assert_eq!((p.statements.len(), p.statements.first_offline().is_some()), (2, true));
         let later = t.at(0).mono + REMEMBERED;
         p.mark(&peer(HOME), 0, Pulse::all_at(later));
-        p.sweep(later);
+        sweep(&mut p, later);
         assert!(p.view(&peer(1), later).is_none());
         assert!(p.view(&peer(2), later).is_some());
         assert_eq!((p.statements.len(), p.statements.first_offline()), (1, None));

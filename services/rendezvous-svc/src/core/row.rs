@@ -64,12 +64,18 @@ impl Row {
 
     /// Who stands under a tick.
     pub fn under(&self, tick: u64) -> impl Iterator<Item = Slot> {
-        let first = self.firsts.get(&tick).copied();
-        std::iter::successors(first, |number| {
-            let behind = self.links.get(Slot::of(*number).index()).map(|link| link.behind);
-            behind.filter(|number| *number != END)
-        })
-        .map(Slot::of)
+        let first = self.firsts.get(&tick).copied().map(Slot::of);
+        std::iter::successors(first, |slot| self.next(*slot))
+    }
+
+    /// Who stands behind somebody under the same tick.
+    pub fn behind(&self, slot: Slot) -> impl Iterator<Item = Slot> {
+        std::iter::successors(self.next(slot), |slot| self.next(*slot))
+    }
+
+    fn next(&self, slot: Slot) -> Option<Slot> {
+        let behind = self.links.get(slot.index()).map(|link| link.behind);
+        behind.filter(|number| *number != END).map(Slot::of)
     }
 
     fn link(&mut self, number: u32) -> Option<&mut Link> {

@@ -88,9 +88,21 @@ impl Statements {
         self.of_homes.under(home.number().into()).filter_map(|at| Some((at, self.get(at)?)))
     }
 
-    /// All of them.
-    pub(super) fn all(&self) -> impl Iterator<Item = (Slot, &Kept)> {
-        self.kept.after(None)
+    /// What a home said, behind one of its statements; if that is none of them any more, all.
+    pub(super) fn of_home_behind(
+        &self,
+        home: Slot,
+        after: Option<Slot>,
+    ) -> impl Iterator<Item = (Slot, &Kept)> {
+        let after = after.filter(|at| self.get(*at).is_some_and(|kept| kept.home == home));
+        let rest = after.into_iter().flat_map(|at| self.of_homes.behind(at));
+        let all = after.is_none().then(|| self.of_homes.under(home.number().into()));
+        rest.chain(all.into_iter().flatten()).filter_map(|at| Some((at, self.get(at)?)))
+    }
+
+    /// All statements behind one, in an order that stays.
+    pub(super) fn after(&self, cursor: Option<Slot>) -> impl Iterator<Item = (Slot, &Kept)> {
+        self.kept.after(cursor)
     }
 
     /// The statement of a home about a peer.
@@ -223,7 +235,7 @@ mod tests {
             assert_eq!(first, offline.map(|(.., at)| *at).min());
             assert_eq!(all.len(), expected.len());
         }
-        let left: Vec<Slot> = all.all().map(|(at, _)| at).collect();
+        let left: Vec<Slot> = all.after(None).map(|(at, _)| at).collect();
         left.into_iter().for_each(|at| all.remove(at));
         assert!(all.len() == 0 && all.offline.is_empty() && all.peers.after(None).next().is_none());
     }
@@ -241,5 +253,13 @@ mod tests {
             all.insert(peer(n), home, heard(PresenceState::Online, now + Duration::from_secs(n.into()), 1));
         }
         assert_eq!((all.of_home(Slot::of(0)).count(), all.of_home(Slot::of(1)).count()), (3, 197));
+        let (mut after, mut met) = (None, 0);
+        while let Some((last, _)) = all.of_home_behind(Slot::of(1), after).take(10).last() {
+            met += all.of_home_behind(Slot::of(1), after).take(10).count();
+            after = Some(last);
+        }
+        assert_eq!(met, 197);
+        let of_other = all.of_home(Slot::of(0)).next().map(|(at, _)| at);
+        assert_eq!(all.of_home_behind(Slot::of(1), of_other).count(), 197, "it begins anew");
     }
 }
