@@ -116,15 +116,35 @@ impl EdgePlace {
         })
     }
 
-    /// Records of these peers were not taken, and may be later.
-    pub(super) fn put_off(&self, peers: Vec<(PeerId, Why)>) {
+    /// Records of these peers were not taken that the edge brought, and may be later.
+    pub(super) fn put_off(&self, edge: &PeerId, peers: Vec<(PeerId, Why)>) {
         if peers.is_empty() {
             return;
         }
         let now = self.node.now().mono;
+        self.report(edge, &peers, now);
         let mut again = self.again.lock();
         peers.into_iter().for_each(|(peer, why)| again.put_off(peer, why, now));
         self.was_put_off.notify_one();
+    }
+
+    /// Who runs this server may give edges more room, or knows why not.
+    fn report(&self, edge: &PeerId, peers: &[(PeerId, Why)], now: std::time::Instant) {
+        let limits = peers.iter().filter_map(|(_, why)| match why {
+            Why::NoRoom(limit) => Some(limit),
+            Why::TooSoon(_) => None,
+        });
+        let (mut records, mut last) = (0, None);
+        for limit in limits {
+            metrics::counter!("rendezvous_edge_records_without_room_total", "limit" => limit.limit)
+                .increment(1);
+            (records, last) = (records + 1, Some(limit));
+        }
+        if let Some(LimitReached { limit, most }) = last
+            && let Some(records) = self.node.hub.had_no_room(records, now)
+        {
+            tracing::warn!(%edge, limit, most, records, "no room for records that edges bring; they are asked for them again when there is");
+        }
     }
 
     /// Whom it is to be asked for once more, when it is time.

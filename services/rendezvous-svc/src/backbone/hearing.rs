@@ -298,7 +298,7 @@ impl Hearing<'_> {
 const fn may_be_later(refused: &NotMerged) -> Option<(PeerId, Why)> {
     match refused {
         NotMerged::Refused(peer, TableError::TooOften { wait }) => Some((*peer, Why::TooSoon(*wait))),
-        NotMerged::Refused(peer, TableError::Full(_)) => Some((*peer, Why::NoRoom)),
+        NotMerged::Refused(peer, TableError::Full(limit)) => Some((*peer, Why::NoRoom(*limit))),
         NotMerged::Refused(..) | NotMerged::Unproven(_) => None,
     }
 }

@@ -340,7 +340,7 @@ impl Link {
             self.node.hub.heard_of_members();
         }
         if let OtherEnd::Edge(place) = &self.other {
-            place.put_off(heard.put_off);
+            place.put_off(&self.peer, heard.put_off);
         }
         if let Some(failure) = heard.first {
             let count = u64::try_from(heard.refused).unwrap_or(u64::MAX);

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use p2psb_proto::model::PeerId;
 
+use super::admission::LimitReached;
+
 /// Peers of one edge that wait for one reason: about 100 bytes each.
 pub const MOST: usize = 4096;
 /// So many are asked for at once,
@@ -16,15 +18,15 @@ pub const STEP: usize = 64;
 /// and so long is waited before others are.
 pub const PAUSE: Duration = Duration::from_millis(250);
 /// After so long it is looked again whether there is room.
-pub const ROOM_PAUSE: Duration = Duration::from_secs(10);
+pub const ROOM_PAUSE: Duration = Duration::from_secs(5);
 
 /// Why a record was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
     /// The peer has to wait for so long.
     TooSoon(Duration),
-    /// Who brings it has no room.
-    NoRoom,
+    /// Who brings it has no room, by this limit.
+    NoRoom(LimitReached),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +51,7 @@ impl Again {
     pub fn put_off(&mut self, peer: PeerId, why: Why, now: Instant) {
         let (wait, needs_room) = match why {
             Why::TooSoon(wait) => (wait, false),
-            Why::NoRoom => (ROOM_PAUSE, true),
+            Why::NoRoom(_) => (ROOM_PAUSE, true),
         };
         let others = if needs_room { self.need_room } else { self.peers.len() - self.need_room };
         if others < MOST && !self.peers.contains_key(&peer) {
@@ -106,6 +108,8 @@ mod tests {
     use super::*;
     use crate::core::testing::{Time, peer};
 
+    const NO_ROOM: Why = Why::NoRoom(LimitReached { limit: "limits.records_per_ip", most: 1 });
+
     fn id(n: usize) -> PeerId {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&n.to_le_bytes());
@@ -135,12 +139,12 @@ mod tests {
     fn who_found_no_room_is_asked_for_when_there_is_some() {
         let (mut again, t) = (Again::default(), Time::start());
         let at = |seconds| t.at(seconds).mono;
-        again.put_off(peer(1), Why::NoRoom, at(0));
+        again.put_off(peer(1), NO_ROOM, at(0));
         again.put_off(peer(2), Why::TooSoon(Duration::from_secs(1)), at(0));
         assert_eq!(again.without_room(), 1);
         assert_eq!(again.take(false, at(10)), [peer(2)]);
-        assert_eq!((again.next(), again.without_room()), (Some(at(20)), 1));
-        assert_eq!(again.take(true, at(20)), [peer(1)]);
+        assert_eq!((again.next(), again.without_room()), (Some(at(15)), 1));
+        assert_eq!(again.take(true, at(15)), [peer(1)]);
         assert_eq!((again.next(), again.without_room()), (None, 0));
     }
 
@@ -148,7 +152,7 @@ mod tests {
     fn as_many_wait_as_may_and_are_asked_for_step_by_step() {
         let (mut again, t) = (Again::default(), Time::start());
         for n in 0..MOST + 100 {
-            again.put_off(id(n), Why::NoRoom, t.at(0).mono);
+            again.put_off(id(n), NO_ROOM, t.at(0).mono);
         }
         assert_eq!((again.peers.len(), again.due.len(), again.without_room()), (MOST, MOST, MOST));
         let (mut now, mut asked) = (t.at(10).mono, 0);
