@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::PeerId;
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::sleep;
 
 use super::frame::Frame;
 use super::hearing;
@@ -24,15 +24,12 @@ use crate::core::admission::LimitReached;
 use crate::core::again::{Again, Why};
 use crate::core::ledger::Bringer;
 use crate::core::members::Role;
+use crate::core::pace::Pace;
 use crate::node::Node;
 use crate::records::Teller;
 
 /// Questions of an edge that may be under way, or answered and not read: its members ask owners for it.
 const QUESTIONS: usize = 64;
-/// So long takes each thing that an edge says, a record twice and more: 1000 a second. Signatures cost time.
-const PACE: Duration = Duration::from_millis(1);
-/// What it may say at once.
-const BURST: Duration = Duration::from_secs(4);
 /// So many bytes of records are one thing more: those with many services go to many owners.
 const RECORD_STEP: usize = 128;
 /// So long a place stays taken after its link.
@@ -91,8 +88,7 @@ pub(super) struct EdgePlace {
     from: Option<IpAddr>,
     /// Its questions that may be under way.
     pub(super) questions: Arc<Semaphore>,
-    /// Up to when the time for what it said is spent.
-    spent: Mutex<Instant>,
+    pace: Mutex<Pace>,
     began: AtomicBool,
     synced: AtomicBool,
     /// Whom it is to be asked for once more.
@@ -108,7 +104,7 @@ impl EdgePlace {
             node: Arc::clone(node),
             from,
             questions: Arc::new(Semaphore::new(QUESTIONS)),
-            spent: Mutex::new(Instant::now()),
+            pace: Mutex::default(),
             began: AtomicBool::new(false),
             synced: AtomicBool::new(false),
             again: Mutex::default(),
@@ -129,7 +125,7 @@ impl EdgePlace {
     }
 
     /// Who runs this server may give edges more room, or knows why not.
-    fn report(&self, edge: &PeerId, peers: &[(PeerId, Why)], now: std::time::Instant) {
+    fn report(&self, edge: &PeerId, peers: &[(PeerId, Why)], now: Instant) {
         let limits = peers.iter().filter_map(|(_, why)| match why {
             Why::NoRoom(limit) => Some(limit),
             Why::TooSoon(_) => None,
@@ -165,15 +161,9 @@ impl EdgePlace {
     }
 
     async fn spend(&self, things: usize) {
-        let things = u32::try_from(things).unwrap_or(u32::MAX);
-        let (now, until) = {
-            let (mut spent, now) = (self.spent.lock(), Instant::now());
-            let from = now.checked_sub(BURST).map_or(*spent, |burst| spent.max(burst));
-            *spent = from + PACE.saturating_mul(things);
-            (now, *spent)
-        };
-        if until > now {
-            sleep_until(until).await;
+        let wait = self.pace.lock().spend(things, Instant::now());
+        if !wait.is_zero() {
+            sleep(wait).await;
         }
     }
 }

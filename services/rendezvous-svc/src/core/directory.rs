@@ -253,8 +253,7 @@ impl Directory {
     /// Whether this server is the one to tell others of a peer: it is or was here, or at an edge that has a link with this server.
     #[must_use]
     pub fn speaks_of(&self, peer: &PeerId, now: Instant) -> bool {
-        self.stated(peer, now).is_some()
-            || self.edges.links() > 0 && self.presence.is_said_by(peer, |home| self.edges.is_linked(home))
+        self.stated(peer, now).is_some() || self.presence.is_said_by(peer, |home| self.edges.is_linked(home))
     }
 
     fn not_located(&self, peer: PeerId, now: Now) -> NotLocated {
