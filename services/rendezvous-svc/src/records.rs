@@ -34,6 +34,30 @@ impl Teller {
     }
 }
 
+/// Why a statement that somebody passes on is not taken.
+#[derive(Debug)]
+pub(crate) enum NotMerged {
+    /// It proves nothing, or does not count here and now.
+    Unproven(RecordError),
+    /// That of this peer is refused.
+    Refused(PeerId, TableError),
+}
+
+impl From<RecordError> for NotMerged {
+    fn from(error: RecordError) -> Self {
+        Self::Unproven(error)
+    }
+}
+
+impl From<NotMerged> for Failure {
+    fn from(refused: NotMerged) -> Self {
+        match refused {
+            NotMerged::Unproven(error) => error.into(),
+            NotMerged::Refused(_, error) => error.into(),
+        }
+    }
+}
+
 impl Node {
     /// Verifies a statement, and that it counts here and now.
     pub(crate) fn verify(&self, record: SignedRecord) -> Result<PeerStatement, RecordError> {
@@ -58,13 +82,14 @@ impl Node {
         merged
     }
 
-    /// Takes a record from a member or edge, unless it is known; it need not be that one's own.
+    /// Takes a record from a member or edge, unless it is known; it need not be that one's own. An edge has to hold its peers to
+    /// their pace, as this server does its own; a member is believed that it did.
     pub(crate) fn merge(
         &self,
         record: SignedRecord,
         from: PeerId,
         teller: Teller,
-    ) -> Result<Merged, Failure> {
+    ) -> Result<Merged, NotMerged> {
         let encoded = record.encode_to_vec();
         let claimed = <[u8; 32]>::try_from(record.key.as_ref()).ok();
         if let Some(key) = claimed {
@@ -86,13 +111,17 @@ impl Node {
                 Teller::Member => Bringer::Member(from),
                 Teller::Edge(from) => Bringer::Peer(from),
             };
-            (before, directory.table.merge(item, by, now))
+            let merged = match teller {
+                Teller::Member => directory.table.merge(item, by, now),
+                Teller::Edge(_) => directory.table.merge_paced(item, by, now),
+            };
+            (before, merged)
         };
         self.account(&peer, before, teller.origin(from), &merged);
         if peer == self.id && merged == Ok(Merged::Changed) {
             self.sign_anew.notify_one();
         }
-        Ok(merged?)
+        merged.map_err(|error| NotMerged::Refused(peer, error))
     }
 
     /// Counts what became of a statement of a peer that offered these services before, and tells the backbone of a change.

@@ -20,14 +20,14 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 const SHORTEST_SLEEP: Duration = Duration::from_millis(10);
 /// Peers that are looked at under one lock.
 const AT_A_TIME: usize = 1000;
-/// What other homes said is swept this often: it means looking at all of it.
+/// What other homes said is swept this often: it means looking at all of it, step by step.
 const PRESENCE_INTERVAL: Duration = Duration::from_secs(60);
 /// Keys that contradict themselves are logged at most this often: anybody can make one that does.
 const EQUIVOCATIONS_PAUSE: Duration = Duration::from_secs(60);
 
 /// Sweeps until the server drains, and keeps the gauges and the state of the bridge up to date.
 pub(crate) async fn sweep(node: Arc<Node>, bridge: Component, configured_members: usize) {
-    let mut presence_at = node.clock.now() + PRESENCE_INTERVAL;
+    let (mut presence_at, mut is_sweeping) = (node.clock.now() + PRESENCE_INTERVAL, false);
     let mut reports = Reports { equivocations: 0, seldom: Seldom::new(EQUIVOCATIONS_PAUSE) };
     loop {
         let now = node.now();
@@ -37,12 +37,15 @@ pub(crate) async fn sweep(node: Arc<Node>, bridge: Component, configured_members
             let due = directory.due(now.mono, AT_A_TIME);
             if now.mono >= presence_at {
                 presence_at = now.mono + PRESENCE_INTERVAL;
-                directory.presence.sweep(now.mono);
+                is_sweeping = true;
                 directory.members.sweep(now.mono);
                 directory.edges.sweep(now.mono);
                 node.hub.bridge.lock().sweep(now.mono);
             }
-            (due, directory.sessions.next_deadline(), more)
+            if is_sweeping {
+                is_sweeping = !directory.presence.sweep(AT_A_TIME, now.mono);
+            }
+            (due, directory.sessions.next_deadline(), more || is_sweeping)
         };
         for Freed(from) in due.freed {
             node.registrations.lock().leave(from);

@@ -59,7 +59,7 @@ impl Filling<'_> {
             records: self.records(next),
             homes: next.homes.iter().map(|home| self.home(home, self.now.mono)).collect(),
             words: next.words.iter().filter_map(|about| self.word(about, self.now.mono)).collect(),
-            interest: next.interest.iter().map(|peer| self.interest(peer)).collect(),
+            interest: next.interest.iter().map(|peer| self.interest(peer)).chain(again(next)).collect(),
             members: self.members(next),
             ..wire::BridgeBatch::default()
         };
@@ -129,4 +129,12 @@ impl Filling<'_> {
             batch.unheard.push(peer.to_wire());
         }
     }
+}
+
+/// Who is interested in a peer is told how it is, also who is no longer a moment later.
+fn again(next: &Next) -> impl Iterator<Item = wire::PresenceInterest> {
+    let both = |peer: &PeerId| {
+        [true, false].map(|wanted| wire::PresenceInterest { peer_id: peer.to_wire(), wanted })
+    };
+    next.again.iter().flat_map(both)
 }

@@ -10,18 +10,23 @@ use p2psb_proto::wire::rendezvous::v1 as wire;
 
 use super::stating;
 use crate::convert;
+use crate::core::again::Why;
+use crate::core::directory::Directory;
 use crate::core::far::News;
 use crate::core::homes::FOREVER;
 use crate::core::interest::TooManySubscriptions;
 use crate::core::members::{LinkTicket, Role};
 use crate::core::own::SERVICE;
 use crate::core::placement::Operator;
-use crate::core::presence::Said;
+use crate::core::presence::{MARK_INTERVAL, Said};
 use crate::core::ring::{Claim, Word};
 use crate::core::session::REMEMBERED;
-use crate::core::table::Merged;
+use crate::core::table::{Merged, TableError};
 use crate::node::Node;
-use crate::records::Teller;
+use crate::records::{NotMerged, Teller};
+
+/// Statements that are looked at under one lock.
+const AT_A_TIME: usize = 1000;
 
 /// What came of a batch.
 #[derive(Debug, Default)]
@@ -32,6 +37,8 @@ pub(super) struct Heard {
     pub(super) first: Option<Failure>,
     /// Somebody was heard of.
     pub(super) new_members: bool,
+    /// Peers of an edge whose records may be taken later.
+    pub(super) put_off: Vec<(PeerId, Why)>,
 }
 
 impl Heard {
@@ -80,7 +87,8 @@ impl Hearing<'_> {
     pub(super) fn take(&self, batch: wire::BridgeBatch) -> Heard {
         let mut heard = Heard::default();
         if batch.begins {
-            self.if_current(|node| node.directory.write().presence.begin(self.from, node.now().mono));
+            let now = self.node.now().mono;
+            self.if_current(|directory| directory.presence.begin(self.from, now));
         }
         if self.teller == Teller::Member {
             for record in batch.members {
@@ -115,24 +123,26 @@ impl Hearing<'_> {
         heard
     }
 
-    /// Takes the member's word, unless another link took the place of this one: of two only that one may speak.
-    fn if_current<T: Default>(&self, say: impl FnOnce(&Node) -> T) -> T {
-        let is_current = {
-            let directory = self.node.directory.read();
-            match self.teller {
-                Teller::Member => directory.members.is_current(&self.from, self.link),
-                Teller::Edge(_) => directory.edges.is_current(&self.from, self.link),
-            }
+    /// Takes the word of the other end, unless another link took the place of this one, or it ended: of two only one may speak, and
+    /// who went does not. That stays so until it is taken.
+    fn if_current<T: Default>(&self, say: impl FnOnce(&mut Directory) -> T) -> T {
+        let mut directory = self.node.directory.write();
+        let is_current = match self.teller {
+            Teller::Member => directory.members.is_current(&self.from, self.link),
+            Teller::Edge(_) => directory.edges.is_current(&self.from, self.link),
         };
-        if is_current { say(self.node) } else { T::default() }
+        if is_current { say(&mut directory) } else { T::default() }
     }
 
     /// Returns whether the record was good, known before or not.
     fn merge(&self, record: SignedRecord, heard: &mut Heard) -> bool {
         match self.node.merge(record, self.from, self.teller) {
             Ok(Merged::Changed | Merged::Known) => true,
-            Err(failure) => {
-                heard.count(failure);
+            Err(refused) => {
+                match may_be_later(&refused).filter(|_| self.teller != Teller::Member) {
+                    Some(put_off) => heard.put_off.push(put_off),
+                    None => heard.count(refused.into()),
+                }
                 false
             }
         }
@@ -158,9 +168,10 @@ impl Hearing<'_> {
         let age = said.age.as_ref().map_or(FOREVER, |age| duration_from_wire(Some(age)));
         let word = Word { about, linked: said.linked, age, in_ring: said.in_ring };
         let claim = claim(self.node, &about, None);
-        self.if_current(|node| {
-            node.hub.tell(|bridge| bridge.word(&self.from, &word, claim, node.now().mono));
-            node.hub.stir();
+        let now = self.node.now().mono;
+        self.if_current(|_| {
+            self.node.hub.tell(|bridge| bridge.word(&self.from, &word, claim, now));
+            self.node.hub.stir();
         });
         Ok(())
     }
@@ -169,11 +180,15 @@ impl Hearing<'_> {
         let home = PeerId::from_slice(&said.home_id)
             .map_err(|error| Failure::new(Reason::InvalidArgument, format!("home_id: {error}")))?;
         let age = duration_from_wire(said.age.as_ref()).min(REMEMBERED);
-        self.if_current(|node| {
-            let now = node.now().mono;
-            let how = (said.alive, said.boot_id);
-            let mut directory = node.directory.write();
-            let news = node.hub.tell(|bridge| bridge.home_word(self.from, home, how, age, now));
+        let (how, now) = ((said.alive, said.boot_id), self.node.now().mono);
+        self.if_current(|directory| {
+            let (news, is_known) = self.node.hub.tell(|bridge| {
+                (bridge.home_word(self.from, home, how, age, now), bridge.far().contains(&home))
+            });
+            if is_known {
+                let up_to = now.checked_sub(MARK_INTERVAL).unwrap_or(now);
+                directory.presence.heard_by(&self.from, home, said.alive, up_to);
+            }
             if news == News::Restarted {
                 directory.presence.begin_far(home, now);
             }
@@ -212,14 +227,14 @@ impl Hearing<'_> {
             if !is_known {
                 stating::verify(&said, self.node.network)?;
             }
-            let (is_news, spoke_first) = self.if_current(|node| {
-                let mut directory = node.directory.write();
+            let (is_news, spoke_first) = self.if_current(|directory| {
                 let is_edge = matches!(self.teller, Teller::Edge(_));
                 // Others may have restarted since they heard it.
                 let is_repeated = is_edge && directory.presence.is_repeated(&home, &peer);
-                let is_news = directory.presence.state(said) || is_repeated;
-                let now = node.now().mono;
-                let spoke_first = is_news && is_edge && node.hub.tell(|bridge| bridge.edge_speaks(home, now));
+                let now = self.node.now().mono;
+                let is_news = directory.presence.state(said, now) || is_repeated;
+                let spoke_first =
+                    is_news && is_edge && self.node.hub.tell(|bridge| bridge.edge_speaks(home, now));
                 (is_news, spoke_first)
             });
             if spoke_first {
@@ -242,31 +257,39 @@ impl Hearing<'_> {
     fn interest(&self, said: &wire::PresenceInterest) -> Result<(), Failure> {
         let peer = PeerId::from_slice(&said.peer_id)
             .map_err(|error| Failure::new(Reason::InvalidArgument, format!("interest: {error}")))?;
-        let taken = self
-            .if_current(|node| Some(node.hub.tell(|bridge| bridge.subscribed(self.from, peer, said.wanted))))
-            .unwrap_or(Ok(()));
-        taken.map_err(|error: TooManySubscriptions| {
+        let subscribed =
+            |_: &mut Directory| self.node.hub.tell(|bridge| bridge.subscribed(self.from, peer, said.wanted));
+        let taken = self.if_current(|directory| Some(subscribed(directory)));
+        taken.unwrap_or(Ok(())).map_err(|error: TooManySubscriptions| {
             Failure::new(Reason::LimitExceeded, error.to_string()).with("limit", "bridge.subscriptions")
         })
     }
 
     /// The member has told all that this server owns.
     fn synced(&self, knowledge: Duration) {
-        let gone = self.if_current(|node| {
-            let mut directory = node.directory.write();
-            let bridge = node.hub.bridge.lock();
-            // An edge tells all of its peers to each of its members, a member each owner what it owns.
-            let is_edge = matches!(self.teller, Teller::Edge(_));
-            directory.presence.synced(&self.from, |peer| is_edge || bridge.owns(peer))
-        });
-        for peer in gone {
-            self.node.presence(peer, self.teller.origin(self.from));
+        // An edge tells all of its peers to each of its members, a member each owner what it owns.
+        let is_edge = matches!(self.teller, Teller::Edge(_));
+        let mut after = None;
+        loop {
+            let page = self.if_current(|directory| {
+                let bridge = self.node.hub.bridge.lock();
+                let owns = |peer: &PeerId| is_edge || bridge.owns(peer);
+                Some(directory.presence.synced(&self.from, owns, (after, AT_A_TIME)))
+            });
+            let Some((gone, last)) = page else { return };
+            for peer in gone {
+                self.node.presence(peer, self.teller.origin(self.from));
+            }
+            after = last;
+            if after.is_none() {
+                break;
+            }
         }
         if self.teller != Teller::Member {
             return;
         }
         let now = self.node.now().mono;
-        self.if_current(|node| node.hub.tell(|bridge| bridge.told_all(self.from, knowledge, now)));
+        self.if_current(|_| self.node.hub.tell(|bridge| bridge.told_all(self.from, knowledge, now)));
         self.node.hub.stir();
         tracing::debug!(member = %self.from, "knows all that the member has told it");
     }
@@ -285,6 +308,15 @@ pub(super) fn claim(node: &Node, member: &PeerId, known: Option<Operator>) -> Op
 /// An edge has links with whoever is a member.
 fn may_bridge(node: &Node, member: &PeerId) -> bool {
     node.trust.as_ref().is_none_or(|trust| trust.may_bridge(member))
+}
+
+/// Whose record is refused now and may be taken later, and why.
+const fn may_be_later(refused: &NotMerged) -> Option<(PeerId, Why)> {
+    match refused {
+        NotMerged::Refused(peer, TableError::TooOften { wait }) => Some((*peer, Why::TooSoon(*wait))),
+        NotMerged::Refused(peer, TableError::Full(limit)) => Some((*peer, Why::NoRoom(*limit))),
+        NotMerged::Refused(..) | NotMerged::Unproven(_) => None,
+    }
 }
 
 /// Who runs a member, as its own record says.

@@ -27,6 +27,9 @@ use crate::watching::Watching;
 /// Refused links are logged at most this often.
 const REFUSALS_PAUSE: Duration = Duration::from_secs(10);
 
+/// Edges without room are logged at most this often.
+const ROOM_PAUSE: Duration = Duration::from_secs(60);
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Hub {
@@ -43,6 +46,8 @@ pub(crate) struct Hub {
     changed: watch::Sender<()>,
     /// Links that were refused.
     refused: Mutex<Seldom>,
+    /// Records that edges brought, and for which they had no room.
+    without_room: Mutex<Seldom>,
     /// Who stands behind each configured endpoint, as far as that was proven.
     configured: Mutex<HashMap<Endpoint, PeerId>>,
     /// Who watches peers at this server: told of the same changes as the members.
@@ -60,6 +65,7 @@ impl Hub {
             revision: AtomicU64::new(0),
             changed: watch::Sender::new(()),
             refused: Mutex::new(Seldom::new(REFUSALS_PAUSE)),
+            without_room: Mutex::new(Seldom::new(ROOM_PAUSE)),
             configured: Mutex::default(),
             watching: Watching::default(),
         }
@@ -208,6 +214,11 @@ impl Hub {
     /// A link was refused. Returns how many were since this was last logged, when it may be again.
     pub(super) fn refused_link(&self, now: Instant) -> Option<u64> {
         self.refused.lock().count(1, now)
+    }
+
+    /// Edges had no room for so many records. Returns how many that were since this was last logged, when it may be again.
+    pub(super) fn had_no_room(&self, records: u64, now: Instant) -> Option<u64> {
+        self.without_room.lock().count(records, now)
     }
 
     /// This id stands behind a configured endpoint: its task keeps the link. Who is there now takes the place of who was.

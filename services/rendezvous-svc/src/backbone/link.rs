@@ -4,6 +4,7 @@
 //! ends both forget it, unless a newer one took its place. Batches are applied in the order of their numbers, and what was not
 //! acknowledged goes out again over the next link.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use super::{asking, batch, confirming};
 use crate::convert;
 use crate::core::bridge::Mark;
 use crate::core::delivery::{ACKNOWLEDGE_AFTER, Arrived, OutOfWindow};
+use crate::core::marks::Pulse;
 use crate::core::members::{DialedBy, LinkRefused, LinkTicket, Role};
 use crate::core::presence::{MARK_INTERVAL, MARKS_MISSED};
 use crate::core::ring::Introduction;
@@ -134,6 +136,7 @@ impl Link {
             result = self.listen(first, inbound) => result,
             result = self.tell(&outbound, says) => result,
             () = self.mailbox.replaced() => Err(LinkRefused::Duplicate.into()),
+            never = self.ask_again() => match never {},
         };
         let (peer, held) = (self.peer, self.since.elapsed());
         let reason = result.err();
@@ -144,6 +147,15 @@ impl Link {
             }
         }
         Ended { peer, held, reason }
+    }
+
+    /// Asks an edge once more how peers are whose records were not taken.
+    async fn ask_again(&self) -> Infallible {
+        let OtherEnd::Edge(place) = &self.other else { return std::future::pending().await };
+        loop {
+            let peers = place.put_off_until_now().await;
+            self.node.hub.tell(|bridge| bridge.ask_again(self.peer, peers));
+        }
     }
 
     /// Tells what there is to tell, what is to be said at once, and a mark every 5 s. The first frame is a mark: it shows a dialer
@@ -291,7 +303,8 @@ impl Link {
         }
         let is_edge = self.other.role() == Role::Edge;
         let sessions = if is_edge { said.sessions.min(edges::SESSIONS) } else { said.sessions };
-        directory.presence.mark(&self.peer, sessions, as_of);
+        let mark = Pulse { as_of, alive: now };
+        directory.presence.mark(&self.peer, sessions, mark);
         let heard = Mark {
             sent: said.sent,
             received: said.received,
@@ -305,16 +318,15 @@ impl Link {
                 return;
             }
             // Of homes that only the other end hears it is known a mark of theirs later.
-            let through = as_of.checked_sub(MARK_INTERVAL).unwrap_or(as_of);
-            let own = bridge.own();
-            let only_there = |home: &PeerId| bridge.hears(&self.peer, home) && !bridge.hears(&own, home);
-            directory.presence.mark_through(only_there, through);
+            let through = mark.before(MARK_INTERVAL);
+            directory.presence.mark_through(&self.peer, bridge.ring().reached_by(&self.peer), through);
         });
     }
 
     async fn apply(&self, batch: wire::BridgeBatch) -> Result<(), Failure> {
         let (node, from, link) = (Arc::clone(&self.node), self.peer, self.ticket);
-        let is_small = hearing::size(&batch) <= SMALL_BATCH;
+        // What a member said before may have to be looked at as a whole.
+        let is_small = hearing::size(&batch) <= SMALL_BATCH && !batch.synced;
         let teller = self.other.teller();
         let hear = move || Hearing { node: &node, from, teller, link }.take(batch);
         let heard = if is_small {
@@ -326,6 +338,9 @@ impl Link {
         };
         if heard.new_members {
             self.node.hub.heard_of_members();
+        }
+        if let OtherEnd::Edge(place) = &self.other {
+            place.put_off(&self.peer, heard.put_off);
         }
         if let Some(failure) = heard.first {
             let count = u64::try_from(heard.refused).unwrap_or(u64::MAX);
@@ -349,7 +364,11 @@ impl Drop for Link {
             let links = directory.links_with(self.other.role());
             let heard = links.view(&self.peer).and_then(|member| member.heard);
             let silent_for = heard.map(|heard| now.saturating_duration_since(heard)).unwrap_or_default();
-            (links.unlink(&self.peer, self.ticket), silent_for)
+            let was_current = links.unlink(&self.peer, self.ticket);
+            if was_current {
+                directory.presence.unlinked(&self.peer);
+            }
+            (was_current, silent_for)
         };
         if was_current {
             let role = self.other.role();

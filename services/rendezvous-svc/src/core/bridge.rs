@@ -130,11 +130,14 @@ impl<C: Clone + Ord> Bridge<C> {
             self.edge_unlinked(&peer, Duration::ZERO, now);
         }
         // What an edge was told and asked for its members forget with the link.
+        let were_apart = self.ring.were_apart(&peer, now);
         let is_new_life = self.ring.linked(peer, said, now) || self.role == Role::Edge;
         self.others.insert(peer, Other::default());
         self.telling.linked(peer, is_new_life);
         if is_new_life {
             self.subscribers.forget(&peer);
+        }
+        if is_new_life || were_apart {
             let sayings = self.interest.began_anew(&peer);
             self.say(sayings);
         }
@@ -202,6 +205,12 @@ impl<C: Clone + Ord> Bridge<C> {
     /// Whether an edge went since this was asked last.
     pub fn take_forsaken(&mut self) -> bool {
         std::mem::take(&mut self.is_forsaken)
+    }
+
+    /// A linked edge is to say once more how peers are: what it said of them was not taken.
+    pub fn ask_again(&mut self, edge: PeerId, peers: impl IntoIterator<Item = PeerId>) {
+        let peers = peers.into_iter();
+        self.telling.put(edge, |outbox| peers.for_each(|peer| outbox.again(peer)));
     }
 
     fn forget_subscriptions(&mut self, edge: &PeerId) {
@@ -396,6 +405,10 @@ impl<C: Clone + Ord> Bridge<C> {
             self.telling.ring_changed(&change.from, &change.to);
             let sayings = self.interest.ring_changed(&self.view);
             self.say(sayings);
+            // Who left for good comes again as somebody new, if ever.
+            let stays = |peer: &PeerId| self.telling.is_member(peer) || self.telling.is_edge(peer);
+            self.subscribers.retain(stays);
+            self.syncing.retain(stays, now);
         }
         for member in self.ring.news().filter(|_| self.role == Role::Member) {
             self.telling.put_all(|outbox| outbox.word(member));
@@ -683,6 +696,39 @@ mod tests {
         assert!(owners.iter().all(|owner| told(&mut bridge, *owner).interest == [stranger]));
         assert!(!bridge.interest().is_watched(&stranger), "nobody asks any more");
         assert!(bridge.next(&peer(EDGE), 64).is_none());
+    }
+
+    #[test]
+    fn of_a_member_that_left_the_ring_nothing_is_kept() {
+        let t = Time::start();
+        let mut bridge = bridge(Role::Member, t);
+        let (timing, since) = (Timing::default(), t.at(200).mono);
+        bridge.subscribed(peer(2), peer(100), true).unwrap();
+        bridge.subscribed(peer(3), peer(100), true).unwrap();
+        bridge.unlinked(&peer(2), Duration::ZERO, since);
+        bridge.tick(&Nothing, 10, since + timing.leave_after / 2);
+        assert!(bridge.is_subscribed(&peer(2), &peer(100)), "it may come back, and counts on it");
+        bridge.tick(&Nothing, 10, since + timing.leave_after);
+        assert!(!bridge.view().current().contains(&peer(2)));
+        assert!(!bridge.is_subscribed(&peer(2), &peer(100)) && bridge.is_subscribed(&peer(3), &peer(100)));
+    }
+
+    #[test]
+    fn who_was_apart_from_a_member_says_again_whom_it_watches() {
+        let t = Time::start();
+        let mut bridge = bridge(Role::Member, t);
+        let stranger = stranger(&bridge);
+        let owner = bridge.view().owners(Key::peer(&stranger)).iter().next().unwrap();
+        let n = (2..=9).find(|n| peer(*n) == owner).unwrap();
+        bridge.watch(stranger);
+        assert_eq!(told(&mut bridge, owner).interest, [stranger]);
+        let leave_after = Timing::default().leave_after;
+        for (silent, again) in [(leave_after / 4, false), (leave_after, true)] {
+            let now = t.at(1000).mono;
+            bridge.unlinked(&owner, silent, now);
+            bridge.linked(owner, &said(n), now);
+            assert_eq!(told(&mut bridge, owner).interest.contains(&stranger), again, "after {silent:?}");
+        }
     }
 
     #[test]

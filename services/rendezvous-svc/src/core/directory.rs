@@ -27,8 +27,8 @@ pub const UNKNOWN_RETRY: Duration = Duration::from_secs(30);
 /// How much may be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Peers with a record or withdrawal. As many statements of other homes may be known, and as many peers remembered after
-    /// they went.
+    /// Peers with a record or withdrawal. Of each [`HOMES`] homes may say how it is, and as many peers are remembered after they
+    /// went.
     pub records: Shares,
     /// Names of services.
     pub services: Shares,
@@ -37,6 +37,9 @@ pub struct Capacity {
     /// Edges with a link.
     pub edges: usize,
 }
+
+/// A peer has so many homes in a backbone, each of which says how it is.
+pub const HOMES: usize = 3;
 
 /// After how long somebody who asked for a peer that was seen may ask again: it may be back any moment.
 pub const OFFLINE_RETRY: Duration = Duration::from_secs(10);
@@ -176,7 +179,7 @@ impl Directory {
             knowledge_since: UnixMillis::default(),
             table: Table::new(capacity.records, capacity.services),
             sessions: Sessions::new(timing, peers),
-            presence: Presence::new(peers, timing.suspect_after()),
+            presence: Presence::new(peers.saturating_mul(HOMES), timing.suspect_after()),
             members: Members::new(own, capacity.members),
             edges: Members::new(own, capacity.edges).apart(),
         }
@@ -250,8 +253,7 @@ impl Directory {
     /// Whether this server is the one to tell others of a peer: it is or was here, or at an edge that has a link with this server.
     #[must_use]
     pub fn speaks_of(&self, peer: &PeerId, now: Instant) -> bool {
-        self.stated(peer, now).is_some()
-            || self.edges.links() > 0 && self.presence.is_said_by(peer, |home| self.edges.is_linked(home))
+        self.stated(peer, now).is_some() || self.presence.is_said_by(peer, |home| self.edges.is_linked(home))
     }
 
     fn not_located(&self, peer: PeerId, now: Now) -> NotLocated {
@@ -401,6 +403,7 @@ mod tests {
 
     use super::*;
     use crate::core::ledger::Bringer;
+    use crate::core::marks::Pulse;
     use crate::core::members::DialedBy;
     use crate::core::presence::{Said, Statement};
     use crate::core::session::Ending;
@@ -471,21 +474,39 @@ mod tests {
             heard: now.mono,
             until: None,
         };
-        d.presence.state(Said {
-            home: peer(MEMBER),
-            peer: peer(1),
-            statement,
-            revision: 1,
-            proof: Bytes::new(),
-            as_of: now.mono,
-            is_direct: true,
-        });
+        d.presence.state(
+            Said {
+                home: peer(MEMBER),
+                peer: peer(1),
+                statement,
+                revision: 1,
+                proof: Bytes::new(),
+                as_of: now.mono,
+                is_direct: true,
+            },
+            now.mono,
+        );
         let opened = d.open(peer(1), 2, &[], now.mono).unwrap().unwrap();
         let found = d.locate(&peer(1), t.at(1)).unwrap().presence;
         assert_eq!((found.state, found.home), (PresenceState::Online, Some(peer(OWN))));
         d.close(&peer(1), opened.ticket, Ending::Clean, now.mono);
         let found = d.locate(&peer(1), t.at(1)).unwrap().presence;
         assert_eq!((found.state, found.home), (PresenceState::Suspect, Some(peer(MEMBER))));
+    }
+
+    #[test]
+    fn each_peer_there_is_room_for_may_be_at_three_homes() {
+        let (mut d, t) = (directory_of(4), Time::start());
+        let now = t.at(0).mono;
+        let mut taken = 0;
+        for (n, home) in (1..=4).flat_map(|n| (101..=103).map(move |home| (n, home))) {
+            let (source, state) = (PresenceSource::Session, PresenceState::Online);
+            let statement = Statement { session_seq: 1, state, source, heard: now, until: None };
+            let (home, peer, proof) = (peer(home), peer(n), Bytes::new());
+            let said = Said { home, peer, statement, revision: 1, proof, as_of: now, is_direct: true };
+            taken += usize::from(d.presence.state(said, now));
+        }
+        assert_eq!(taken, 12);
     }
 
     fn ask(from: Option<Cursor>, limits: PageLimits) -> Query {
@@ -593,7 +614,7 @@ mod tests {
         d.members.name(peer(204), None, t.at(0).mono);
         let own = d.locate(&peer(OWN), t.at(20)).unwrap();
         d.presence.linked(peer(MEMBER), t.at(10).mono);
-        d.presence.mark(&peer(MEMBER), 9, t.at(10).mono);
+        d.presence.mark(&peer(MEMBER), 9, Pulse::all_at(t.at(10).mono));
         let list = d.rendezvous(5, t.at(20));
         assert_eq!(list.len(), 3, "203 is no member, of 204 no record is known");
         assert_eq!((&list[0].bytes, list[0].connected, list[0].sessions), (&own.bytes, true, 5));

@@ -222,6 +222,12 @@ impl Subscribers {
         peers
     }
 
+    /// Forgets all members but those that `stay`.
+    pub fn retain(&mut self, stay: impl Fn(&PeerId) -> bool) {
+        let gone: Vec<PeerId> = self.of_member.keys().filter(|member| !stay(member)).copied().collect();
+        gone.iter().for_each(|member| drop(self.forget(member)));
+    }
+
     /// Who wants to hear of `peer`.
     pub fn of(&self, peer: &PeerId) -> impl Iterator<Item = PeerId> {
         self.of_peer.get(peer).into_iter().flatten().copied()

@@ -92,17 +92,22 @@ impl Ledger {
 
     /// Charges one thing more.
     pub fn enter(&mut self, by: Bringer) -> Result<(), LimitReached> {
-        match by {
-            Bringer::Own => {}
-            Bringer::Backbone if self.of_backbone < BACKBONE => {}
-            Bringer::Backbone => self.peers.has_room()?,
-            Bringer::Peer(_) | Bringer::Member(_) => {
-                self.peers.has_room()?;
-                self.has_share(by)?;
-            }
-        }
+        self.has_room(by)?;
         self.count(by);
         Ok(())
+    }
+
+    /// Whether one thing more may be charged.
+    pub fn has_room(&self, by: Bringer) -> Result<(), LimitReached> {
+        match by {
+            Bringer::Own => Ok(()),
+            Bringer::Backbone if self.of_backbone < BACKBONE => Ok(()),
+            Bringer::Backbone => self.peers.has_room(),
+            Bringer::Peer(_) | Bringer::Member(_) => {
+                self.peers.has_room()?;
+                self.has_share(by)
+            }
+        }
     }
 
     /// Something newer, brought by `to`, takes the place of what is charged to `from`. Returns who pays from now on.

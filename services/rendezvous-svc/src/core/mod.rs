@@ -2,14 +2,14 @@
 //! seen a wire type.
 //!
 //! - [`table`]: the newest statement of each peer; [`services`]: who provides what.
-//! - [`session`]: the peers that are here; [`presence`]: what other homes say of theirs.
+//! - [`session`]: the peers that are here; [`presence`]: what other homes say of theirs, and by their [`marks`] how fresh that is.
 //! - [`directory`]: the three together: who is where, and is it there? [`here`]: the peers that are here, by their ids.
 //! - [`places`], [`row`]: what many peers are kept in, and what is due of them; `arena`, `index`: what places are made of.
 //! - [`challenge`], [`admission`]: what a newcomer must answer, and how many there may be; [`ledger`]: who pays for what stays.
 //! - [`members`]: the other members, and the links with them. [`bridge`]: this one's part in the backbone, made of
 //!   [`ring`] and [`placement`]: who owns what; [`telling`], [`walk`], [`outbox`], [`delivery`], [`syncing`]: who is told what, and
 //!   whether it arrived; [`lookup`]: who is asked; [`interest`], [`homes`]: who listens, and until when a home is believed;
-//!   [`far`]: homes outside the ring.
+//!   [`far`]: homes outside the ring; [`pace`], [`again`]: how much edges may say, and what they are asked to say once more.
 //! - [`reconnect`]: when peers leave or come back, and where they are sent.
 //! - [`watch`], [`resume`]: who follows whom, what each has still to be told, and where it goes on; [`watched`]: how many;
 //!   [`progress`]: up to when all was told.
@@ -22,6 +22,7 @@ use std::time::Instant;
 use p2psb_proto::model::UnixMillis;
 pub use p2psb_runtime::admission;
 
+pub mod again;
 mod arena;
 pub mod bridge;
 pub mod challenge;
@@ -35,9 +36,11 @@ mod index;
 pub mod interest;
 pub mod ledger;
 pub mod lookup;
+pub mod marks;
 pub mod members;
 pub mod outbox;
 pub mod own;
+pub mod pace;
 pub mod page;
 pub mod placement;
 pub mod places;
@@ -52,6 +55,7 @@ pub mod seldom;
 pub mod services;
 pub mod session;
 pub mod snapshot;
+mod statements;
 pub mod syncing;
 pub mod table;
 pub mod telling;

@@ -1,6 +1,8 @@
 //! What is still to be told to one member: *whose* record or presence changed, not what it was. So a slow member holds up
 //! nobody, a peer that changes twice is told once, and what waits is bounded by the number of peers.
 //!
+//! What the member comes to own is put in by the thousand, on a walk; it waits behind everything that changes.
+//!
 //! Invariant: "from here on all" is said before all that is put in after it, and "that was all" only when nothing waits.
 
 use std::collections::{HashSet, VecDeque};
@@ -52,7 +54,9 @@ pub struct Outbox {
     homes: Waiting,
     records: Waiting,
     presence: Waiting,
+    walked: (Waiting, Waiting),
     interest: Waiting,
+    again: Waiting,
     members: bool,
     tells_all: bool,
     told_all: bool,
@@ -71,6 +75,8 @@ pub struct Next {
     pub presence: Vec<PeerId>,
     /// In whom there is, or is no longer, interest.
     pub interest: Vec<PeerId>,
+    /// Of whom the other end is to say once more how they are.
+    pub again: Vec<PeerId>,
     /// Whether the list of members.
     pub members: bool,
     /// Whether from here on the member is told all that it owns.
@@ -88,6 +94,7 @@ impl Next {
             && self.records.is_empty()
             && self.presence.is_empty()
             && self.interest.is_empty()
+            && self.again.is_empty()
             && !self.members
             && !self.tells_all
             && !self.told_all
@@ -115,6 +122,15 @@ impl Outbox {
         self.presence.push(peer);
     }
 
+    /// A walk came by a peer: the member owns its record, and what this server says of its presence, if it is here.
+    pub fn walked(&mut self, peer: PeerId, is_here: bool) {
+        let (records, presence) = &mut self.walked;
+        records.push(peer);
+        if is_here {
+            presence.push(peer);
+        }
+    }
+
     /// The members changed.
     pub fn members(&mut self) {
         self.members = true;
@@ -123,6 +139,11 @@ impl Outbox {
     /// There is, or is no longer, interest in the presence of a peer.
     pub fn interest(&mut self, peer: PeerId) {
         self.interest.push(peer);
+    }
+
+    /// The other end is to say once more how a peer is.
+    pub fn again(&mut self, peer: PeerId) {
+        self.again.push(peer);
     }
 
     /// Everything that the member owns will be put in from now on.
@@ -142,29 +163,36 @@ impl Outbox {
         next.records.into_iter().for_each(|peer| self.records.push(peer));
         next.presence.into_iter().for_each(|peer| self.presence.push(peer));
         next.interest.into_iter().for_each(|peer| self.interest.push(peer));
+        next.again.into_iter().for_each(|peer| self.again.push(peer));
         self.members |= next.members;
         self.tells_all |= next.tells_all;
         self.told_all |= next.told_all;
     }
 
     /// Takes what fits into one batch; presence only once no record waits, so that a peer is known before it is online, and no
-    /// home outside the ring, so that the home is.
+    /// home outside the ring, so that the home is. What was walked by fills what is left.
     pub fn next(&mut self, most: usize) -> Next {
-        let (words, records) = (self.words.take(most), self.records.take(most));
+        let (words, mut records) = (self.words.take(most), self.records.take(most));
         let homes = self.homes.take(HOMES);
         let is_time = self.records.order.is_empty() && self.homes.order.is_empty();
-        let presence = if is_time { self.presence.take(most) } else { Vec::new() };
-        let interest = self.interest.take(most);
+        let mut presence = if is_time { self.presence.take(most) } else { Vec::new() };
+        let (walked_records, walked_presence) = &mut self.walked;
+        records.extend(walked_records.take(most - records.len()));
+        if is_time && walked_records.is_empty() {
+            presence.extend(walked_presence.take(most - presence.len()));
+        }
+        let (interest, again) = (self.interest.take(most), self.again.take(most));
         let members = std::mem::take(&mut self.members);
         let tells_all = std::mem::take(&mut self.tells_all);
         let told_all = !self.waits() && std::mem::take(&mut self.told_all);
-        Next { words, homes, records, presence, interest, members, tells_all, told_all }
+        Next { words, homes, records, presence, interest, again, members, tells_all, told_all }
     }
 
     fn waits(&self) -> bool {
-        [&self.words, &self.homes, &self.records, &self.presence, &self.interest]
-            .iter()
-            .any(|one| !one.order.is_empty())
+        let (walked_records, walked_presence) = &self.walked;
+        let of_peers = [&self.records, &self.presence, walked_records, walked_presence];
+        let others = [&self.words, &self.homes, &self.interest, &self.again];
+        of_peers.into_iter().chain(others).any(|one| !one.is_empty())
     }
 
     /// Nothing waits.
@@ -215,6 +243,29 @@ mod tests {
         assert_eq!((again.records.as_slice(), again.told_all), (&[peer(1), peer(2)][..], true));
         assert!(again.tells_all, "the other end begins anew, too");
         assert!(outbox.next(9).is_empty());
+    }
+
+    #[test]
+    fn what_changes_goes_ahead_of_what_a_walk_came_by() {
+        let mut outbox = Outbox::default();
+        outbox.tells_all();
+        (0..10).for_each(|n| outbox.walked(peer(n), n % 2 == 0));
+        outbox.told_all();
+        outbox.presence(peer(7));
+        outbox.record(peer(20));
+        let next = outbox.next(4);
+        assert_eq!(next.records, [peer(20), peer(0), peer(1), peer(2)]);
+        assert_eq!((next.presence.as_slice(), next.tells_all), (&[peer(7)][..], true));
+        outbox.presence(peer(3));
+        let next = outbox.next(4);
+        assert_eq!((next.records.len(), next.presence.as_slice()), (4, &[peer(3)][..]));
+        let next = outbox.next(4);
+        assert_eq!(next.records, [peer(7), peer(8), peer(9)]);
+        assert_eq!(next.presence, [0, 2, 4, 6].map(peer), "after the records of the walk");
+        assert!(!next.told_all);
+        let last = outbox.next(4);
+        assert_eq!((last.presence.as_slice(), last.told_all), (&[peer(8)][..], true));
+        assert!(outbox.is_empty());
     }
 
     #[test]

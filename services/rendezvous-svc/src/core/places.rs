@@ -1,7 +1,7 @@
-//! Peers by their id, each at a place with a number: what is kept beside of a peer is named by four bytes instead of 32.
+//! Places with numbers: what is at one is named by four bytes. Those of peers are found by their ids, of which each has 32.
 //!
-//! Invariant: a peer has one place at most, and keeps its number while it has it. A place that was given back is given to
-//! somebody else.
+//! Invariant: whatever has a place keeps its number while it has it. A place that was given back is given to somebody else. A peer
+//! has one place at most.
 
 use std::hash::{BuildHasher as _, RandomState};
 
@@ -28,19 +28,76 @@ impl Slot {
     }
 }
 
+/// Places alone.
+#[derive(Debug)]
+pub(super) struct Numbered<V> {
+    places: Vec<Option<V>>,
+    free: Vec<Slot>,
+}
+
+impl<V> Default for Numbered<V> {
+    fn default() -> Self {
+        Self { places: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<V> Numbered<V> {
+    /// What is there.
+    pub(super) fn get(&self, slot: Slot) -> Option<&V> {
+        self.places.get(slot.index())?.as_ref()
+    }
+
+    /// The same, to be changed.
+    pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut V> {
+        self.places.get_mut(slot.index())?.as_mut()
+    }
+
+    /// Gives something a place. `None` if there are as many as can be numbered: 4 billion.
+    pub(super) fn insert(&mut self, value: V) -> Option<Slot> {
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                let slot = Slot(u32::try_from(self.places.len()).ok().filter(|number| *number != u32::MAX)?);
+                self.places.push(None);
+                slot
+            }
+        };
+        *self.places.get_mut(slot.index())? = Some(value);
+        Some(slot)
+    }
+
+    /// Takes a place back.
+    pub(super) fn remove(&mut self, slot: Slot) -> Option<V> {
+        let value = self.places.get_mut(slot.index())?.take()?;
+        self.free.push(slot);
+        Some(value)
+    }
+
+    /// How many are taken.
+    pub(super) const fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    /// The places behind `cursor` in the order of their numbers. Who stays is met once, whoever comes and goes meanwhile.
+    pub(super) fn after(&self, cursor: Option<Slot>) -> impl Iterator<Item = (Slot, &V)> {
+        let from = cursor.map_or(0, |Slot(number)| number.saturating_add(1));
+        let rest = self.places.get(Slot(from).index()..).unwrap_or_default();
+        (from..).zip(rest).filter_map(|(number, place)| Some((Slot(number), place.as_ref()?)))
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Places<V> {
     index: Index,
-    places: Vec<Option<(PeerId, V)>>,
-    free: Vec<Slot>,
+    places: Numbered<(PeerId, V)>,
     /// Keyed: nobody can make ids that collide.
     hasher: RandomState,
 }
 
 impl<V> Default for Places<V> {
     fn default() -> Self {
-        Self { index: Index::default(), places: Vec::new(), free: Vec::new(), hasher: RandomState::new() }
+        Self { index: Index::default(), places: Numbered::default(), hasher: RandomState::new() }
     }
 }
 
@@ -81,42 +138,31 @@ impl<V> Places<V> {
     /// Who and what is there.
     #[must_use]
     pub fn get(&self, slot: Slot) -> Option<&(PeerId, V)> {
-        self.places.get(slot.index())?.as_ref()
+        self.places.get(slot)
     }
 
     /// What is there.
     pub fn get_mut(&mut self, slot: Slot) -> Option<&mut V> {
-        self.places.get_mut(slot.index())?.as_mut().map(|(_, value)| value)
+        self.places.get_mut(slot).map(|(_, value)| value)
     }
 
     /// Gives a place to a peer that has none. `None` if there are as many as can be numbered: 4 billion.
     pub fn insert(&mut self, peer: PeerId, value: V) -> Option<Slot> {
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                let slot = Slot(u32::try_from(self.places.len()).ok().filter(|number| *number != u32::MAX)?);
-                self.places.push(None);
-                slot
-            }
-        };
-        *self.places.get_mut(slot.index())? = Some((peer, value));
+        let slot = self.places.insert((peer, value))?;
         self.index.insert(self.hash(&peer), slot.0);
         Some(slot)
     }
 
     /// Takes a place back.
     pub fn remove(&mut self, slot: Slot) -> Option<(PeerId, V)> {
-        let place = self.places.get_mut(slot.index())?.take()?;
+        let place = self.places.remove(slot)?;
         self.index.remove(self.hash(&place.0), slot.0);
-        self.free.push(slot);
         Some(place)
     }
 
     /// The places behind `cursor` in the order of their numbers. Who stays is met once, whoever comes and goes meanwhile.
     pub fn after(&self, cursor: Option<Slot>) -> impl Iterator<Item = (Slot, &(PeerId, V))> {
-        let from = cursor.map_or(0, |Slot(number)| number.saturating_add(1));
-        let rest = self.places.get(Slot(from).index()..).unwrap_or_default();
-        (from..).zip(rest).filter_map(|(number, place)| Some((Slot(number), place.as_ref()?)))
+        self.places.after(cursor)
     }
 }
 

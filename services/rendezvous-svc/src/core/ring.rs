@@ -512,6 +512,25 @@ impl Ring {
         }
     }
 
+    /// Members that have a link with `member`, as it says, and none with this one.
+    pub fn reached_by(&self, member: &PeerId) -> impl Iterator<Item = PeerId> {
+        let slot = self.members.get(member).map(|member| member.slot);
+        let reached = slot.into_iter().flat_map(|slot| {
+            let others = self.members.iter().filter(|(_, other)| other.linked.is_none());
+            others.filter(move |(_, other)| other.vouched.has(slot))
+        });
+        reached.map(|(peer, _)| *peer)
+    }
+
+    /// Whether the last link with a member ended so long ago that it may have counted this one among those that left, and forgotten
+    /// what it wanted.
+    #[must_use]
+    pub fn were_apart(&self, peer: &PeerId, now: Instant) -> bool {
+        let met =
+            self.members.get(peer).filter(|member| member.linked.is_none()).and_then(|member| member.met);
+        met.is_some_and(|met| met.age(now) >= self.timing.leave_after / 2)
+    }
+
     /// How long a member has given no sign of life; `None` if it is alive.
     #[must_use]
     pub fn dead_for(&self, peer: &PeerId, now: Instant) -> Option<Duration> {
@@ -770,6 +789,7 @@ mod tests {
         assert_eq!(a.dead_for(&peer(2), t.at(900).mono), None);
         assert_eq!(members(&mut a, t.at(900).mono), [1, 2, 3]);
         assert!(!a.are_linked(&peer(1), &peer(2)) && a.are_linked(&peer(1), &peer(3)));
+        assert!(a.reached_by(&peer(3)).eq([peer(2)]) && a.reached_by(&peer(2)).next().is_none());
         // The third loses it, too, having heard it later than this one.
         a.told(&peer(3), &word(2, false, 5, true), claim(2), t.at(1000).mono);
         assert_eq!(members(&mut a, t.at(1054).mono), [1, 2, 3]);

@@ -62,6 +62,22 @@ impl Row {
         self.firsts.first_key_value().map(|(tick, first)| (*tick, Slot::of(*first)))
     }
 
+    /// Who stands under a tick.
+    pub fn under(&self, tick: u64) -> impl Iterator<Item = Slot> {
+        let first = self.firsts.get(&tick).copied().map(Slot::of);
+        std::iter::successors(first, |slot| self.next(*slot))
+    }
+
+    /// Who stands behind somebody under the same tick.
+    pub fn behind(&self, slot: Slot) -> impl Iterator<Item = Slot> {
+        std::iter::successors(self.next(slot), |slot| self.next(*slot))
+    }
+
+    fn next(&self, slot: Slot) -> Option<Slot> {
+        let behind = self.links.get(slot.index()).map(|link| link.behind);
+        behind.filter(|number| *number != END).map(Slot::of)
+    }
+
     fn link(&mut self, number: u32) -> Option<&mut Link> {
         self.links.get_mut(Slot::of(number).index())
     }
@@ -93,6 +109,8 @@ mod tests {
             let first = row.first();
             assert_eq!(first.map(|(tick, _)| tick), expected.first().map(|(tick, _)| *tick));
             assert!(first.is_none_or(|(tick, slot)| expected.contains(&(tick, slot.number()))));
+            let under: BTreeSet<_> = row.under(tick).map(|slot| (tick, slot.number())).collect();
+            assert!(under.iter().eq(expected.range((tick, 0)..=(tick, u32::MAX))));
         }
         for left in (0..expected.len()).rev() {
             let (tick, slot) = row.first().unwrap();

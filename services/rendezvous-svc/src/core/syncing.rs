@@ -19,6 +19,8 @@ pub struct Syncing {
     snapshot: Duration,
     /// Who told all, when, and how far back what it knew reached.
     told: BTreeMap<PeerId, (Instant, Duration)>,
+    /// The same of the one of those that left whose knowledge reached back least.
+    least: Option<(Instant, Duration)>,
     finished: bool,
     alone_after: Duration,
 }
@@ -27,7 +29,7 @@ impl Syncing {
     /// Just started. `snapshot` is how far back the knowledge reaches that it starts with, if it is complete.
     #[must_use]
     pub const fn new(snapshot: Duration, alone_after: Duration, now: Instant) -> Self {
-        Self { started: now, snapshot, told: BTreeMap::new(), finished: false, alone_after }
+        Self { started: now, snapshot, told: BTreeMap::new(), least: None, finished: false, alone_after }
     }
 
     /// The same with what an earlier life knew, which reaches back so far.
@@ -45,6 +47,20 @@ impl Syncing {
     /// A member has told all that this one owns.
     pub fn told_all(&mut self, by: PeerId, knowledge: Duration, now: Instant) {
         self.told.insert(by, (now, knowledge));
+    }
+
+    /// Forgets who told, but those that `stay`. How far back they knew goes on to count.
+    pub fn retain(&mut self, stay: impl Fn(&PeerId) -> bool, now: Instant) {
+        let reaches = |(at, knowledge): (Instant, Duration)| knowledge + now.saturating_duration_since(at);
+        let least = &mut self.least;
+        self.told.retain(|peer, told| {
+            let stays = stay(peer);
+            if !stays {
+                // Both grow alike from now on.
+                *least = least.iter().copied().chain([*told]).min_by_key(|told| reaches(*told));
+            }
+            stays
+        });
     }
 
     /// Looks whether that was all. Once finished it stays so.
@@ -77,7 +93,8 @@ impl Syncing {
             return own;
         }
         // No further than that of anybody who told: one of them may have been the only one to know.
-        let told = self.told.values().map(|(at, knowledge)| *knowledge + now.saturating_duration_since(*at));
+        let told = self.told.values().chain(&self.least);
+        let told = told.map(|(at, knowledge)| *knowledge + now.saturating_duration_since(*at));
         told.min().map_or(own, |told| told.max(own))
     }
 }
@@ -163,5 +180,18 @@ mod tests {
         syncing.check(&ring.view(), &ring, t.at(30).mono);
         assert!(syncing.is_finished());
         assert_eq!(syncing.knowledge(t.at(40).mono), seconds(40));
+    }
+
+    #[test]
+    fn of_those_that_left_only_how_far_back_they_knew_is_kept() {
+        let (mut ring, mut syncing, t) = stage();
+        (2..=9).for_each(|n| link(&mut ring, n, t.at(1).mono));
+        (2..=9).for_each(|n| syncing.told_all(peer(n), seconds(100 * u64::from(n)), t.at(1).mono));
+        syncing.check(&ring.view(), &ring, t.at(1).mono);
+        assert_eq!(syncing.knowledge(t.at(11).mono), seconds(210));
+        syncing.retain(|one| *one == peer(9), t.at(11).mono);
+        assert_eq!((syncing.told.len(), syncing.knowledge(t.at(11).mono)), (1, seconds(210)));
+        syncing.retain(|_| false, t.at(11).mono);
+        assert_eq!((syncing.told.len(), syncing.knowledge(t.at(21).mono)), (0, seconds(220)));
     }
 }

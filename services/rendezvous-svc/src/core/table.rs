@@ -94,6 +94,13 @@ impl Item {
     fn is_withdrawal(&self) -> bool {
         self.expires == UnixMillis::default()
     }
+
+    fn wins_over(&self, known: Entry<'_>) -> bool {
+        match self.seq.cmp(&known.stated.seq) {
+            Ordering::Equal => self.digest > known.digest(),
+            other => other == Ordering::Greater,
+        }
+    }
 }
 
 /// What became of a statement.
@@ -366,10 +373,7 @@ impl Table {
             self.equivocated(item.peer);
             return Err(TableError::Equivocation { seq, stored });
         }
-        if let Some(wait) = wait(known.stated, &item, now) {
-            return Err(TableError::TooOften { wait });
-        }
-        self.merge(item, by, now)
+        self.merge_paced(item, by, now)
     }
 
     /// Takes a statement from another rendezvous: the higher `(seq, digest)` wins.
@@ -407,6 +411,14 @@ impl Table {
             return Ok(Merged::Known);
         }
         self.replace(item, by, now)
+    }
+
+    /// The same of an edge, which has to hold its peers to their pace: what comes too soon after the last change is refused.
+    pub fn merge_paced(&mut self, item: Item, by: Bringer, now: UnixMillis) -> Result<Merged, TableError> {
+        match self.known(&item.peer).and_then(|known| wait(known, &item, now)) {
+            Some(wait) => Err(TableError::TooOften { wait }),
+            None => self.merge(item, by, now),
+        }
     }
 
     /// Takes this server's own record. It takes the place of one with a `seq` out of the future, too, which was signed while
@@ -666,6 +678,12 @@ impl Table {
         known.iter().flat_map(Entry::services).map(Key::service).collect()
     }
 
+    /// Whether there is room for one more peer, brought by somebody.
+    #[must_use]
+    pub fn has_room(&self, by: Bringer) -> bool {
+        self.ledger.has_room(by).is_ok()
+    }
+
     /// Forgets a peer: others own it.
     pub fn forget(&mut self, peer: &PeerId) {
         if let Some(slot) = self.places.slot(peer) {
@@ -704,13 +722,13 @@ impl Table {
 }
 
 /// How long a peer must wait before `item` may take the place of what it said last. A record may be withdrawn at once.
-fn wait(stored: &Stated, item: &Item, now: UnixMillis) -> Option<Duration> {
-    let is_newer = stored.seq < item.seq;
-    let withdraws = item.is_withdrawal() && stored.is_valid(now);
+fn wait(known: Entry<'_>, item: &Item, now: UnixMillis) -> Option<Duration> {
+    let withdraws = item.is_withdrawal() && known.is_valid(now);
     // After the clock was set back nobody waits for it.
-    let changed = stored.changed();
+    let changed = known.stated.changed();
     let since = (changed <= now).then(|| now.since(changed))?;
-    CHANGE_INTERVAL.checked_sub(since).filter(|wait| is_newer && !withdraws && !wait.is_zero())
+    let wait = CHANGE_INTERVAL.checked_sub(since).filter(|wait| !withdraws && !wait.is_zero())?;
+    item.wins_over(known).then_some(wait)
 }
 
 #[cfg(test)]

@@ -151,10 +151,7 @@ impl<C: Clone + Ord> Telling<C> {
         let (members, ready) = (&mut self.members, &mut self.ready);
         let done = self.walk.step(holdings, most, ring, |held: &Held<C>, owner| {
             let Some(told) = members.get_mut(&owner) else { return };
-            told.outbox.record(held.peer);
-            if held.is_here {
-                told.outbox.presence(held.peer);
-            }
+            told.outbox.walked(held.peer, held.is_here);
             ready.insert(owner);
         });
         for (peer, told) in &mut self.members {

@@ -9,7 +9,7 @@
 //!   when it was looked at last.
 //! - What all watches hold together is bounded by the number of watched peers, for which [`super::watched`] has limits.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
 use p2psb_proto::model::PeerId;
@@ -82,6 +82,8 @@ impl<W> Watch<W> {
 #[derive(Debug)]
 pub struct Watches<W> {
     watched: HashMap<PeerId, Watched>,
+    /// The watched peers whose state rests on each home.
+    of_homes: HashMap<PeerId, HashSet<PeerId>>,
     watches: HashMap<WatchId, Watch<W>>,
     /// The peers that changed last, whether watched or not, the newest at the end.
     log: VecDeque<PeerId>,
@@ -95,6 +97,7 @@ impl<W> Default for Watches<W> {
     fn default() -> Self {
         Self {
             watched: HashMap::new(),
+            of_homes: HashMap::new(),
             watches: HashMap::new(),
             log: VecDeque::new(),
             revision: 0,
@@ -146,7 +149,9 @@ impl<W: Clone> Watches<W> {
                 if let Some(due) = watched.due {
                     self.deadlines.remove(&(due, *peer));
                 }
+                let home = watched.home;
                 self.watched.remove(peer);
+                self.leave_home(home, peer);
             }
         }
     }
@@ -170,8 +175,7 @@ impl<W: Clone> Watches<W> {
 
     /// What is believed of a home changed for all its peers at once: it is out of reach, or back.
     pub fn home_changed(&mut self, home: &PeerId) -> Vec<W> {
-        let theirs = self.watched.iter().filter(|(_, watched)| watched.home.as_ref() == Some(home));
-        let theirs: Vec<PeerId> = theirs.map(|(peer, _)| *peer).collect();
+        let theirs: Vec<PeerId> = self.of_homes.get(home).into_iter().flatten().copied().collect();
         theirs.into_iter().flat_map(|peer| self.changed(peer)).collect()
     }
 
@@ -188,16 +192,32 @@ impl<W: Clone> Watches<W> {
     /// A watched peer was looked at: its state rests on this home's word, and may change at `due` by time alone.
     pub fn looked(&mut self, peer: &PeerId, home: Option<PeerId>, due: Option<Instant>) {
         let Some(watched) = self.watched.get_mut(peer) else { return };
-        watched.home = home;
-        if watched.due == due {
+        let (before_home, before) =
+            (std::mem::replace(&mut watched.home, home), std::mem::replace(&mut watched.due, due));
+        if before_home != home {
+            self.leave_home(before_home, peer);
+            if let Some(home) = home {
+                self.of_homes.entry(home).or_default().insert(*peer);
+            }
+        }
+        if before == due {
             return;
         }
-        let before = std::mem::replace(&mut watched.due, due);
         if let Some(before) = before {
             self.deadlines.remove(&(before, *peer));
         }
         if let Some(due) = due {
             self.deadlines.insert((due, *peer));
+        }
+    }
+
+    fn leave_home(&mut self, home: Option<PeerId>, peer: &PeerId) {
+        let Some((home, peers)) = home.and_then(|home| Some((home, self.of_homes.get_mut(&home)?))) else {
+            return;
+        };
+        peers.remove(peer);
+        if peers.is_empty() {
+            self.of_homes.remove(&home);
         }
     }
 
@@ -339,5 +359,21 @@ mod tests {
         assert_eq!(watches.changed(peer(1)), [2]);
         watches.close(two);
         assert!(watches.watched.is_empty() && watches.deadlines.is_empty() && watches.watches.is_empty());
+    }
+
+    #[test]
+    fn a_home_that_changes_is_looked_at_with_its_own_peers_alone() {
+        let mut watches = Watches::default();
+        let (id, _) = watches.open(peers(&[1, 2, 3]), None, 1);
+        all(&mut watches, id);
+        for (n, home) in [(1, Some(50)), (2, Some(51)), (3, None), (2, Some(50)), (1, None)] {
+            watches.looked(&peer(n), home.map(peer), None);
+        }
+        assert_eq!(watches.of_homes.keys().collect::<Vec<_>>(), [&peer(50)]);
+        assert!(watches.home_changed(&peer(51)).is_empty());
+        assert_eq!(watches.home_changed(&peer(50)), [1]);
+        assert_eq!(all(&mut watches, id), [peer(2)]);
+        watches.close(id);
+        assert!(watches.of_homes.is_empty() && watches.home_changed(&peer(50)).is_empty());
     }
 }

@@ -20,7 +20,7 @@ use crate::peer::{Peer, network};
 use crate::ring::{five, pages};
 use crate::watch::{Said, Watch};
 
-fn edge<'a>(members: impl IntoIterator<Item = &'a TestServer>) -> impl FnOnce(&mut Config) {
+pub(crate) fn edge<'a>(members: impl IntoIterator<Item = &'a TestServer>) -> impl FnOnce(&mut Config) {
     let members: Vec<_> = members.into_iter().map(TestServer::pinned).collect();
     move |config| {
         config.bridge.role = BridgeRole::Edge;
@@ -180,7 +180,12 @@ fn statement(peer: &Peer, home: Option<PeerId>, proof: Option<LiveProof>) -> wir
 }
 
 /// What an edge says of a peer that has a session with it.
-fn true_statement(edge: &Peer, peer: &Peer, state: PresenceState, revision: u64) -> wire::HomePresence {
+pub(crate) fn true_statement(
+    edge: &Peer,
+    peer: &Peer,
+    state: PresenceState,
+    revision: u64,
+) -> wire::HomePresence {
     let transcript = Transcript {
         network: network(),
         peer: peer.id(),

@@ -6,6 +6,7 @@ mod anything;
 mod bridge;
 mod confirm;
 mod edge;
+mod edge_limits;
 mod finding;
 mod harness;
 mod liars;

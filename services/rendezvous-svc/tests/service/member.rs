@@ -315,6 +315,18 @@ impl RawLink {
         }
     }
 
+    /// In whom the other end is interested next, or no longer.
+    pub(crate) async fn interest(&mut self) -> Vec<(PeerId, bool)> {
+        loop {
+            let interest = self.batch().await.unwrap().interest;
+            if !interest.is_empty() {
+                let said =
+                    |one: wire::PresenceInterest| (PeerId::from_slice(&one.peer_id).unwrap(), one.wanted);
+                return interest.into_iter().map(said).collect();
+            }
+        }
+    }
+
     /// The next message that is no mark.
     async fn message(&mut self) -> Result<Down, Status> {
         loop {

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::bridge::member;
+use crate::edge::true_statement;
 use crate::harness::{TestServer, eventually};
 use crate::member::{KeyFile, RawLink};
 use crate::peer::Peer;
@@ -301,6 +302,7 @@ struct Handover {
     known: Vec<PeerId>,
     /// What the server owns in the ring of all.
     its_own: Vec<PeerId>,
+    whole: Placement,
 }
 
 impl Handover {
@@ -318,15 +320,29 @@ impl Handover {
         let known: Vec<PeerId> = peers.iter().map(Peer::id).collect();
         others[0].records(peers.iter().map(|peer| peer.record(1).to_wire()).collect()).await;
         let whole = ring(members);
-        let owned = |peer: &&PeerId| whole.owners(Key::peer(peer)).contains(&server.id);
-        let its_own = known.iter().filter(owned).copied().collect::<Vec<_>>();
-        let mut handover = Self { server, others, known, its_own };
+        let digest = whole.digest();
+        let mut handover = Self { server, others, known: Vec::new(), its_own: Vec::new(), whole };
+        handover.follow(known);
         eventually!("every member was told all that it owns", {
             handover.held().await == handover.known
                 && handover.others.iter().all(|other| other.told_all)
-                && handover.others[0].mark.ring_digest == whole.digest()
+                && handover.others[0].mark.ring_digest == digest
         });
         handover
+    }
+
+    /// Looks for these peers from now on.
+    fn follow(&mut self, known: Vec<PeerId>) {
+        let owned = |peer: &&PeerId| self.whole.owners(Key::peer(peer)).contains(&self.server.id);
+        self.its_own = known.iter().filter(owned).copied().collect();
+        self.known = known;
+    }
+
+    /// Everybody has what was told so far.
+    async fn acknowledge(&self) {
+        for other in &self.others {
+            other.acknowledge(other.received).await;
+        }
     }
 
     /// Whom the server holds. Each of the others is heard, and hears, meanwhile.
@@ -375,5 +391,31 @@ async fn what_a_member_owns_no_longer_it_forgets_also_while_there_is_always_some
             other.acknowledge(other.received - 1).await;
         }
         held == handover.its_own
+    });
+}
+
+#[tokio::test]
+async fn what_a_member_holds_for_an_edge_it_forgets_when_the_edge_went() {
+    let mut handover = Handover::begin().await;
+    let edge = Peer::new();
+    let peers: Vec<Peer> = (0..40).map(|_| Peer::new()).collect();
+    let link = RawLink::dial_edge(&edge, handover.server.connection().await).await.unwrap();
+    link.records(peers.iter().map(|peer| peer.record(1).to_wire()).collect()).await;
+    let online = |peer| true_statement(&edge, peer, PresenceState::Online, 1);
+    let presence = peers.iter().map(online).collect();
+    link.send(wire::BridgeBatch { presence, ..Default::default() }).await;
+    handover.server.knows(&peers[39].id(), PresenceState::Online).await;
+    let before = handover.its_own.clone();
+    eventually!("it forgets what it owns no longer", {
+        handover.acknowledge().await;
+        handover.held().await == before
+    });
+    handover.follow(peers.iter().map(Peer::id).collect());
+    assert!(handover.its_own.len() < peers.len());
+    assert_eq!(handover.held().await, handover.known, "but not what it tells for the edge");
+    drop(link);
+    eventually!("it keeps what it owns of that, and forgets the rest", {
+        handover.acknowledge().await;
+        handover.held().await == handover.its_own
     });
 }

@@ -211,7 +211,7 @@ fn a_peer_changes_what_it_says_once_a_second_but_may_withdraw_at_once() {
     let at = |millis| T0.plus(Duration::from_millis(millis));
     let wait = |table: &Table, statement: &PeerStatement, millis| {
         let item = item(statement);
-        table.known(&item.peer).and_then(|known| super::wait(known.stated, &item, at(millis)))
+        table.known(&item.peer).and_then(|known| super::wait(known, &item, at(millis)))
     };
     assert_eq!(wait(&table, &record(1, 1, &[]), 0), None, "the first one");
     table.offer(item(&record(1, 1, &[])), HERE, T0).unwrap();
@@ -226,6 +226,29 @@ fn a_peer_changes_what_it_says_once_a_second_but_may_withdraw_at_once() {
         assert_eq!(wait(&table, next, 301), Some(Duration::from_millis(999)));
         assert_eq!(wait(&table, next, 0), None, "the clock was set back");
     }
+}
+
+#[test]
+fn what_an_edge_passes_on_keeps_the_pace_of_its_peer_and_what_a_member_does_has_none() {
+    let mut table = table();
+    let at = |millis| T0.plus(Duration::from_millis(millis));
+    table.merge_paced(item(&record(1, 1, &[])), HERE, T0).unwrap();
+    let soon = Err(TableError::TooOften { wait: Duration::from_millis(600) });
+    for next in [&record(1, 2, &[]), &record(1, 2, &["chat"])] {
+        assert_eq!(table.merge_paced(item(next), HERE, at(400)), soon);
+    }
+    // Of two with one seq one wins, and whoever has the key makes as many as he likes.
+    let mut same: Vec<Item> = ["a", "b", "c"].iter().map(|name| item(&record(1, 1, &[name]))).collect();
+    same.sort_by_key(|one| one.digest);
+    let first = table.known(&peer(1)).unwrap().digest();
+    for one in same {
+        let expected = if one.digest > first { soon.clone() } else { Ok(Merged::Known) };
+        assert_eq!(table.merge_paced(one, HERE, at(400)), expected);
+    }
+    assert_eq!(table.merge_paced(item(&record(1, 1, &[])), HERE, at(400)), Ok(Merged::Known));
+    assert_eq!(table.merge_paced(item(&withdrawal(1, 3)), HERE, at(400)), Ok(Merged::Changed));
+    assert_eq!(table.merge(item(&record(1, 4, &[])), HERE, at(401)), Ok(Merged::Changed));
+    assert_eq!(table.merge_paced(item(&record(1, 5, &[])), HERE, at(1401)), Ok(Merged::Changed));
 }
 
 #[test]
