@@ -21,6 +21,8 @@ pub mod provider;
 pub mod register;
 pub mod session;
 pub mod tls;
+#[allow(dead_code, reason = "the locator is put on the walk next")]
+pub mod walk;
 pub mod watch;
 
 pub use conn::{Connection, DialError, Dialer, resolve};

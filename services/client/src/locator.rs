@@ -9,8 +9,8 @@
 mod confirmed;
 mod endorsed;
 mod hedge;
-mod known;
-mod latency;
+pub(crate) mod known;
+pub(crate) mod latency;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,12 +26,13 @@ use p2psb_proto::wire::rendezvous::v1::rendezvous_service_client::RendezvousServ
 use parking_lot::Mutex;
 use tonic::Status;
 
-use self::hedge::{Answer, Choice, Word, hedged};
+use self::hedge::{Answer, Word, hedged};
 use self::known::Table;
 use crate::conn::{Connection, Dialer};
 use crate::endpoint::Endpoint;
 use crate::pool::Pool;
 use crate::session::{SessionKeeper, SessionState, handshake, now};
+use crate::walk::lane::Choice;
 
 /// When a backbone has answered, so long the others are waited for.
 const OTHERS: Duration = Duration::from_millis(100);
@@ -130,8 +131,10 @@ pub struct RendezvousStatus {
     pub configured: bool,
     /// How long its last answer took.
     pub latency: Option<Duration>,
-    /// Why its last call failed.
+    /// Why its last call failed, or what it lied.
     pub error: Option<String>,
+    /// How many times it said what no honest one says.
+    pub lies: u32,
 }
 
 /// Finds peers and services. Clones share connections and what is known.
@@ -172,7 +175,7 @@ impl Locator {
     pub async fn locate(&self, peer: &PeerId) -> Result<Located, LocateError> {
         self.refresh_within(Duration::ZERO).await;
         let seen = Mutex::new(None);
-        let choices = self.known.lock().choices();
+        let choices = self.known.lock().choices(Instant::now());
         let is_sound = |members: &[Choice]| members.iter().any(|one| !one.doubtful);
         let mut awaited = choices.iter().filter(|members| is_sound(members)).count();
         let walk = |members: Vec<Choice>| async {
@@ -259,7 +262,7 @@ impl Locator {
     /// The providers that are wanted, over all backbones. An error if nobody answered.
     pub async fn find_by_service(&self, wanted: &ServiceQuery) -> Result<Providers, LocateError> {
         self.refresh().await;
-        let choices = self.known.lock().choices();
+        let choices = self.known.lock().choices(Instant::now());
         let mut walks: FuturesUnordered<_> =
             choices.into_iter().map(|members| self.find_in(members, wanted)).collect();
         let mut found: BTreeMap<PeerId, LocatedPeer> = BTreeMap::new();
@@ -348,7 +351,7 @@ impl Locator {
         let (due, fresh) = {
             let mut known = self.known.lock();
             let fresh = known.is_fresh();
-            (known.due(), fresh)
+            (known.due(Instant::now()), fresh)
         };
         // Tasks of their own: a slow one is waited for no longer than it is needed, and still notes what became of it.
         let mut asking: FuturesUnordered<_> = due
@@ -391,7 +394,7 @@ impl Locator {
         let is_it = |own: &Signed<PeerRecord>| endpoint.pin().is_none_or(|pin| pin == own.peer_id());
         if records.first().is_some_and(is_it) {
             let mut known = self.known.lock();
-            known.list(endpoint, &records);
+            known.list(endpoint, &records, Instant::now());
             known.loaded(&sessions);
         } else {
             self.failed(endpoint, "it is not who it must be, or belongs to another network");
@@ -405,7 +408,7 @@ impl Locator {
         call: impl AsyncFnOnce(Client) -> Result<T, Status>,
     ) -> Result<T, Status> {
         let start = Instant::now();
-        let bound = if self.known.lock().is_doubtful(endpoint) { DOUBTFUL_CALL } else { CALL };
+        let bound = if self.known.lock().is_doubtful(endpoint, start) { DOUBTFUL_CALL } else { CALL };
         let bounded = tokio::time::timeout(bound, async { call(self.client(endpoint).await?).await });
         let answer = bounded.await.unwrap_or_else(|_| {
             Err(Failure::new(Reason::Unreachable, format!("no answer within {} s", bound.as_secs())).into())
@@ -442,7 +445,7 @@ impl Locator {
 
     /// Notes that a rendezvous failed: others come first for a while.
     pub(crate) fn failed(&self, endpoint: &Endpoint, why: &str) {
-        self.known.lock().failed(endpoint, why);
+        self.known.lock().failed(endpoint, why, Instant::now());
     }
 
     /// How many sessions a rendezvous has, as far as anybody said.
@@ -452,7 +455,7 @@ impl Locator {
 
     /// The rendezvous by backbone, in each the quickest first and those that failed lately last.
     pub(crate) fn backbones(&self) -> Vec<Vec<Endpoint>> {
-        let choices = self.known.lock().choices();
+        let choices = self.known.lock().choices(Instant::now());
         choices.into_iter().map(|members| members.into_iter().map(|one| one.endpoint).collect()).collect()
     }
 }
@@ -468,7 +471,7 @@ struct Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if let Some(since) = self.since {
-            self.locator.known.lock().overtaken(self.endpoint, since.elapsed());
+            self.locator.known.lock().overtaken(self.endpoint, since.elapsed(), Instant::now());
         }
     }
 }

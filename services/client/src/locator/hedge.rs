@@ -1,25 +1,15 @@
 //! Asking one after the other, each with a head start of its own: who is slow, dead or ignorant holds nobody up.
 
-use std::time::Duration;
-
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 
 use crate::endpoint::Endpoint;
+use crate::walk::lane::Choice;
 
 /// How many rendezvous of a backbone must not know something before that is believed: one may be cut off, or lie.
 const UNKNOWN_BY: usize = 2;
 /// The same where those that do not know began a moment ago, and may have to learn it still.
 const UNSURE_BY: usize = 5;
-
-/// Whom to ask, and how long to wait before the next is asked as well.
-#[derive(Clone, Debug)]
-pub(super) struct Choice {
-    pub(super) endpoint: Endpoint,
-    pub(super) patience: Duration,
-    /// It failed or was overtaken lately.
-    pub(super) doubtful: bool,
-}
 
 /// What one rendezvous says.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,6 +70,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::time::Instant;
 
     use super::*;
