@@ -1,5 +1,6 @@
 //! The walk without a network: step by step, and simulated in whole communities, in virtual time.
 
+mod simulation;
 mod steps;
 
 use std::cmp::Reverse;
