@@ -172,7 +172,6 @@ impl Table {
     }
 
     /// One who was asked said this, after so long.
-    #[allow(dead_code, reason = "the locator is put on the walk next")]
     pub(crate) fn heard(&mut self, endpoint: &Endpoint, word: &Word, took: Duration, now: Instant) {
         match word {
             Word::Found(_) | Word::Unknown { .. } | Word::Offline { .. } => self.answered(endpoint, took),

@@ -16,7 +16,7 @@ pub(crate) mod budget;
 pub(crate) mod cache;
 pub(crate) mod flights;
 pub(crate) mod lane;
-mod outcome;
+pub(crate) mod outcome;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod http2;
 mod io;
 mod listener;
 mod prompt;
+mod time_left;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub use http2::Http2Config;
 pub use io::Gathered;
 pub use listener::{BACKLOG, Listener};
 pub use prompt::Prompt;
+pub use time_left::time_left;
 
 use self::answers::{Account, AnswerLayer};
 use crate::admission::Admission;
