@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use p2psb_client::locator::Options;
+use p2psb_client::walk::{Caller, Whom};
 use p2psb_client::{Dialer, Endpoint, Locator};
 use p2psb_e2e::peer::{Peer, client, network};
 use p2psb_e2e::{Cluster, eventually};
@@ -16,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 /// No lookup may take longer.
 const DEADLINE: Duration = Duration::from_secs(1);
+/// Each lookup asks the backbone.
+const UNCACHED: Options = Options { deadline: None, ask_peers: false, cached: false, caller: Caller::Own };
 /// A lookup begins this often.
 const PACE: Duration = Duration::from_millis(4);
 
@@ -23,7 +27,7 @@ const PACE: Duration = Duration::from_millis(4);
 struct Lookups {
     done: Arc<AtomicUsize>,
     /// Who answered last.
-    answered_by: Arc<Mutex<Option<Endpoint>>>,
+    answered_by: Arc<Mutex<Option<Whom>>>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<Vec<String>>,
 }
@@ -31,7 +35,7 @@ struct Lookups {
 impl Lookups {
     fn start(rendezvous: &[Endpoint], peers: &[(PeerId, u64)]) -> Self {
         let locator = Locator::new(network().unwrap(), rendezvous, Dialer::new(None, None).unwrap());
-        let (done, answered_by) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Option<Endpoint>>>::default());
+        let (done, answered_by) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Option<Whom>>>::default());
         let (stop, peers) = (CancellationToken::new(), peers.to_vec());
         let (counted, by, stopped) = (Arc::clone(&done), Arc::clone(&answered_by), stop.clone());
         let task = tokio::spawn(async move {
@@ -45,7 +49,7 @@ impl Lookups {
                 }
                 let locator = locator.clone();
                 running.spawn(async move {
-                    match timeout(DEADLINE, locator.locate(&peer)).await {
+                    match timeout(DEADLINE, locator.walk(&peer, UNCACHED)).await.map(|walked| walked.answer) {
                         Err(_) => Err(format!("{peer}: no answer within {DEADLINE:?}")),
                         Ok(Err(error)) => Err(error.to_string()),
                         Ok(Ok(found)) if found.peer.record.value().seq < seq => {
@@ -57,7 +61,7 @@ impl Lookups {
                 while let Some(ended) = running.try_join_next() {
                     counted.fetch_add(1, Ordering::Relaxed);
                     match ended.unwrap() {
-                        Ok(endpoint) => *by.lock().unwrap() = Some(endpoint),
+                        Ok(by_whom) => *by.lock().unwrap() = Some(by_whom),
                         Err(problem) => wrong.push(problem),
                     }
                 }
@@ -78,7 +82,10 @@ impl Lookups {
 
     /// Which of these answered last.
     fn answers(&self, cluster: &Cluster) -> usize {
-        let by = self.answered_by.lock().unwrap().as_ref().map(Endpoint::url);
+        let by = match self.answered_by.lock().unwrap().clone() {
+            Some(Whom::Rendezvous(endpoint)) => Some(endpoint.url()),
+            Some(Whom::Peer(_)) | None => None,
+        };
         cluster.rendezvous.iter().position(|service| Some(service.endpoint()) == by).unwrap()
     }
 

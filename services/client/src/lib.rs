@@ -5,7 +5,7 @@
 //! - [`endpoint`], [`conn`]: dialing a server or a peer, so that it *is* who it should be.
 //! - [`session`]: keeps sessions with the rendezvous and the peer's record fresh.
 //! - [`register`]: the same for peers that keep no session, call by call.
-//! - [`locator`]: where a peer is, who provides a service; [`watch`]: following peers.
+//! - [`locator`]: where a peer is, who provides a service; [`walk`]: how a peer is found; [`watch`]: following peers.
 //! - [`provider`]: the start of a program that provides a service.
 //! - [`config`]: the keys that the configurations of all programs share.
 
@@ -21,6 +21,7 @@ pub mod provider;
 pub mod register;
 pub mod session;
 pub mod tls;
+pub mod walk;
 pub mod watch;
 
 pub use conn::{Connection, DialError, Dialer, resolve};

@@ -83,8 +83,10 @@ impl Service for Server {
 
         let options = ServeOptions { http2: config.http2.clone(), ..ServeOptions::default() };
         let status = options.status.clone();
-        let routes = Routes::new(&[DESCRIPTORS])
-            .add_service(DiscoveryServiceServer::new(Api { locator: locator.clone() }));
+        let routes = Routes::new(&[DESCRIPTORS]).add_service(DiscoveryServiceServer::new(Api {
+            locator: locator.clone(),
+            shared_sources: config.http2.shared_sources.clone(),
+        }));
         let running =
             serve(routes, listener.incoming(&options.http2, provider.tls.clone().handshake()), options)?;
 

@@ -1,25 +1,13 @@
 //! Asking one after the other, each with a head start of its own: who is slow, dead or ignorant holds nobody up.
 
-use std::time::Duration;
-
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 
 use crate::endpoint::Endpoint;
+use crate::walk::lane::Choice;
 
-/// How many rendezvous of a backbone must not know something before that is believed: one may be cut off, or lie.
+/// How many rendezvous of a backbone must have nothing before that is believed: one may be cut off, or lie.
 const UNKNOWN_BY: usize = 2;
-/// The same where those that do not know began a moment ago, and may have to learn it still.
-const UNSURE_BY: usize = 5;
-
-/// Whom to ask, and how long to wait before the next is asked as well.
-#[derive(Clone, Debug)]
-pub(super) struct Choice {
-    pub(super) endpoint: Endpoint,
-    pub(super) patience: Duration,
-    /// It failed or was overtaken lately.
-    pub(super) doubtful: bool,
-}
 
 /// What one rendezvous says.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,8 +16,6 @@ pub(super) enum Word<T> {
     Found(T),
     /// It has not.
     Unknown,
-    /// It has not, but knows little yet.
-    Unsure,
 }
 
 /// What a backbone says.
@@ -37,8 +23,8 @@ pub(super) enum Word<T> {
 pub(super) enum Answer<T> {
     /// It has what was asked for.
     Found(T),
-    /// So many of its rendezvous answered that they have not.
-    Unknown(usize),
+    /// Those of its rendezvous that answered have not.
+    Unknown,
     /// Nobody answered.
     None,
 }
@@ -54,17 +40,16 @@ where
 {
     let mut members = members.into_iter();
     let mut running = FuturesUnordered::new();
-    let (mut unknown, mut unsure, mut failures) = (0, 0, Vec::new());
+    let (mut unknown, mut failures) = (0, Vec::new());
     let Some(first) = members.next() else { return (Answer::None, failures) };
     let mut patience = first.patience;
     running.push(ask(first.endpoint));
-    while !running.is_empty() && unknown < UNKNOWN_BY && unknown + unsure < UNSURE_BY {
+    while !running.is_empty() && unknown < UNKNOWN_BY {
         tokio::select! {
             biased;
             Some(word) = running.next() => match word {
                 Ok(Word::Found(found)) => return (Answer::Found(found), failures),
                 Ok(Word::Unknown) => unknown += 1,
-                Ok(Word::Unsure) => unsure += 1,
                 Err(failure) => failures.push(failure),
             },
             () = tokio::time::sleep(patience), if members.len() > 0 => {}
@@ -74,12 +59,13 @@ where
             running.push(ask(next.endpoint));
         }
     }
-    let asked = unknown + unsure;
-    (if asked > 0 { Answer::Unknown(asked) } else { Answer::None }, failures)
+    (if unknown > 0 { Answer::Unknown } else { Answer::None }, failures)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tokio::time::Instant;
 
     use super::*;
@@ -119,21 +105,8 @@ mod tests {
             move |e: Endpoint| async move { Ok(if e.port() == port { Word::Found(port) } else { Word::Unknown }) }
         };
         assert_eq!(hedged(members(1..=3), knows(2)).await.0, Answer::Found(2));
-        assert_eq!(hedged(members(1..=3), knows(9)).await.0, Answer::Unknown(2));
-        assert_eq!(hedged(members(1..=1), knows(9)).await.0, Answer::Unknown(1));
-    }
-
-    #[tokio::test]
-    async fn those_that_began_a_moment_ago_do_not_end_a_search_together() {
-        let knows = |port: u16| {
-            move |e: Endpoint| async move { Ok(if e.port() == port { Word::Found(port) } else { Word::Unsure }) }
-        };
-        assert_eq!(hedged(members(1..=3), knows(3)).await.0, Answer::Found(3));
-        assert_eq!(
-            hedged(members(1..=9), knows(99)).await.0,
-            Answer::Unknown(5),
-            "not all of hundreds are asked"
-        );
+        assert_eq!(hedged(members(1..=3), knows(9)).await.0, Answer::Unknown);
+        assert_eq!(hedged(members(1..=1), knows(9)).await.0, Answer::Unknown);
     }
 
     #[tokio::test]

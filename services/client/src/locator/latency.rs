@@ -9,11 +9,11 @@ const FIRST_PATIENCE: Duration = Duration::from_millis(100);
 
 /// A smoothed latency and its deviation, as TCP keeps them (RFC 6298).
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Latency(Option<(Duration, Duration)>);
+pub(crate) struct Latency(Option<(Duration, Duration)>);
 
 impl Latency {
     /// It took so long this time.
-    pub(super) fn add(&mut self, took: Duration) {
+    pub(crate) fn add(&mut self, took: Duration) {
         self.0 = Some(match self.0 {
             None => (took, took / 2),
             Some((smooth, deviation)) => {
@@ -23,12 +23,12 @@ impl Latency {
     }
 
     /// As a rule it takes so long.
-    pub(super) fn smooth(&self) -> Option<Duration> {
+    pub(crate) fn smooth(&self) -> Option<Duration> {
         self.0.map(|(smooth, _)| smooth)
     }
 
     /// Longer than that it takes seldom.
-    pub(super) fn patience(&self) -> Duration {
+    pub(crate) fn patience(&self) -> Duration {
         let (least, most) = PATIENCE;
         self.0.map_or(FIRST_PATIENCE, |(smooth, deviation)| (smooth + deviation * 4).clamp(least, most))
     }

@@ -25,8 +25,6 @@ use overview::Seen;
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(100);
-/// How long locating a peer may take.
-const LOCATE: Duration = Duration::from_secs(15);
 
 /// The service.
 #[derive(Clone)]
@@ -125,13 +123,8 @@ impl AgentService for Agent {
         let peer: PeerId = asked
             .parse()
             .map_err(|error| Failure::new(Reason::InvalidArgument, format!("{error}")).into_status())?;
-        let located = match tokio::time::timeout(LOCATE, self.locator.locate(&peer)).await {
-            Ok(located) => located.map_err(|error| Failure::from(error).into_status())?,
-            Err(_) => {
-                let problem = format!("no rendezvous answered within {} s", LOCATE.as_secs());
-                return Err(Failure::new(Reason::NoRendezvous, problem).into_status());
-            }
-        };
+        let located = self.locator.locate(&peer).await;
+        let located = located.map_err(|error| Failure::from(error).into_status())?;
         let addresses = self.locator.believed(&located.peer.record);
         Ok(Response::new(wire::LocateResponse {
             addresses: dial_order(&addresses).iter().map(ToString::to_string).collect(),

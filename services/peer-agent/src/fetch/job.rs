@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use p2psb_client::locator::Locator;
+use p2psb_client::locator::{Locator, Options};
 use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::{Digest, PeerId};
 use p2psb_proto::wire::agent::v1 as wire;
@@ -258,12 +258,14 @@ impl Job {
     }
 
     async fn reach(&self, host: PeerId) -> Result<crate::exchange::Link, Failure> {
-        let located =
-            tokio::time::timeout(LOCATE, self.means.locator.locate(&host)).await.map_err(|_| {
-                let problem = format!("{} was not located within {} s", host.short(), LOCATE.as_secs());
-                Failure::new(Reason::NoRendezvous, problem)
-            })??;
-        self.means.caller.open(host, &self.means.locator.believed(&located.peer.record)).await
+        let locator = &self.means.locator;
+        let options = Options { deadline: Some(Instant::now() + LOCATE), ..Options::default() };
+        let located = locator.walk(&host, options).await.answer?;
+        let opened = self.means.caller.open(host, &locator.believed(&located.peer.record)).await;
+        if opened.is_err() {
+            locator.doubt(&host);
+        }
+        opened
     }
 
     /// Passes on how far the worker is, for as long as it runs.

@@ -16,6 +16,7 @@ mod io;
 mod listener;
 mod prompt;
 mod proxy;
+mod time_left;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub use http2::Http2Config;
 pub use io::Gathered;
 pub use listener::{BACKLOG, Listener};
 pub use prompt::Prompt;
+pub use time_left::time_left;
 
 use self::answers::{Account, AnswerLayer};
 use crate::admission::Admission;
