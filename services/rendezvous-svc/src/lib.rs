@@ -13,6 +13,7 @@ pub mod config;
 mod confirm;
 mod convert;
 pub mod core;
+mod ending;
 pub mod init;
 mod node;
 mod own_record;

@@ -2,7 +2,7 @@
 //! without one, or with one that is of no use, starts empty: it is healed by its peers and by the other members.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use crate::core::Now;
 use crate::core::admission::Admission;
 use crate::core::directory::Directory;
 use crate::core::snapshot::{Head, Place, Restored, Restoring};
+use crate::ending;
 use crate::node::Node;
 use crate::store::{SnapshotError, SnapshotFile, Written};
 
@@ -42,13 +43,14 @@ pub(crate) type Start = (Directory, Admission);
 /// Where snapshots lie, and how often they are written.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshots {
+    folder: PathBuf,
     file: SnapshotFile,
     interval: Duration,
 }
 
 impl Snapshots {
     pub(crate) fn new(data_dir: &Path, identity: &Identity, interval: Duration) -> Self {
-        Self { file: SnapshotFile::new(data_dir, identity.key()), interval }
+        Self { folder: data_dir.to_owned(), file: SnapshotFile::new(data_dir, identity.key()), interval }
     }
 
     /// What the last life left, else `empty`. It takes a while where there is much: not for an async thread.
@@ -90,7 +92,7 @@ impl Snapshots {
         now: Now,
     ) -> Result<Option<(Directory, Admission, Restored)>, SnapshotError> {
         // It is taken away whatever becomes of the snapshot: from now on it is not the last one any more.
-        let ended = self.file.take_end().unwrap_or_else(|error| {
+        let ended = ending::take(&self.folder).unwrap_or_else(|error| {
             tracing::warn!(%error, "how the last life ended is not known");
             None
         });
@@ -136,7 +138,7 @@ impl Snapshots {
     /// This life is over with what was written, if that was all.
     fn end(&self, written: &io::Result<Option<(Written, UnixMillis)>>) {
         if let Ok(Some((Written { left_out: 0, .. }, begun))) = written
-            && let Err(error) = self.file.end(*begun)
+            && let Err(error) = ending::leave(&self.folder, *begun)
         {
             tracing::warn!(%error, "the next life will not know that this one ended in good order");
         }

@@ -20,8 +20,8 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
-use p2psb_proto::model::limits::{CLOCK_SKEW, RECORD_LIFETIME, SERVICE_PROVIDERS, WITHDRAWAL_GRACE};
-use p2psb_proto::model::{Digest, NetworkId, Packed, PeerId, PeerStatement, UnixMillis};
+use p2psb_proto::model::limits::{CLOCK_SKEW, SERVICE_PROVIDERS};
+use p2psb_proto::model::{Digest, NetworkId, Packed, PeerId, UnixMillis};
 
 use super::admission::LimitReached;
 use super::arena::{Arena, Piece};
@@ -31,77 +31,12 @@ use super::places::{Places, Slot};
 use super::row::Row;
 use super::services::{Day, Offers, Services};
 
+mod item;
+
+pub use item::Item;
+
 /// A peer changes what it says at most this often.
 pub const CHANGE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// A verified statement on its way into the table. That it belongs to this network and its clocks are sane was checked before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
-    peer: PeerId,
-    seq: u64,
-    digest: Digest,
-    issued: UnixMillis,
-    /// When it stops counting; zero for a withdrawal.
-    expires: UnixMillis,
-    /// Until when older statements of the peer might count.
-    keep: UnixMillis,
-    services: Box<[Box<str>]>,
-    network: NetworkId,
-    packed: Packed,
-}
-
-impl Item {
-    /// Of a statement.
-    #[must_use]
-    pub fn new(statement: &PeerStatement) -> Self {
-        let (seq, digest) = statement.rank();
-        let (issued, expires, keep, services) = match statement {
-            PeerStatement::Record(record) => {
-                let r = record.value();
-                let mut services: Vec<Box<str>> = r.services.iter().map(|s| s.name.as_str().into()).collect();
-                services.sort_unstable();
-                services.dedup();
-                (r.issued, r.expires, r.expires, services.into())
-            }
-            PeerStatement::Withdrawal(withdrawal) => {
-                let issued = withdrawal.value().issued;
-                let keep = issued.plus(RECORD_LIFETIME + WITHDRAWAL_GRACE);
-                (issued, UnixMillis::default(), keep, Box::default())
-            }
-        };
-        let (network, packed) = (statement.network(), statement.pack());
-        Self { peer: statement.peer_id(), seq, digest, issued, expires, keep, services, network, packed }
-    }
-
-    /// Whose it is.
-    #[must_use]
-    pub const fn peer(&self) -> PeerId {
-        self.peer
-    }
-
-    /// Its place in the peer's sequence.
-    #[must_use]
-    pub const fn seq(&self) -> u64 {
-        self.seq
-    }
-
-    /// When it stops counting.
-    #[must_use]
-    pub const fn expires(&self) -> UnixMillis {
-        self.expires
-    }
-
-    fn is_withdrawal(&self) -> bool {
-        self.expires == UnixMillis::default()
-    }
-
-    fn wins_over(&self, known: Entry<'_>) -> bool {
-        match self.seq.cmp(&known.stated.seq) {
-            Ordering::Equal => self.digest > known.digest(),
-            other => other == Ordering::Greater,
-        }
-    }
-}
 
 /// What became of a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

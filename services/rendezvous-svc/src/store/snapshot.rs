@@ -8,9 +8,6 @@
 //! Statements were verified when they came, and nobody else can write a file with this seal; so their signatures are not
 //! verified again: of a million that takes half a minute, in which nobody would be found.
 //!
-//! A server that ends in good order leaves `snapshot.last` beside it, which names its last snapshot; the next life takes it away, so
-//! that it says nothing any more when that one is killed.
-//!
 //! Promises: a new snapshot takes the place of the old one in one step, when all of it is on the disk. What is read is a whole
 //! snapshot, or an error: [`Reading::read`] says that it was the end only when the seal is right, so until then nothing of it
 //! may be believed.
@@ -20,19 +17,14 @@ use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use p2psb_client::files::{Existing, read_bounded, write_atomically};
+use p2psb_proto::model::SecretKey;
 use p2psb_proto::model::limits::PEER_RECORD_BYTES;
-use p2psb_proto::model::{SecretKey, UnixMillis};
 
 use super::encoding::{self, HEAD_BYTES};
 use crate::core::snapshot::{Head, Kept, Useless};
 
 /// Its name in the data folder.
 pub const FILE: &str = "snapshot";
-/// The name of what says that a life was over with it.
-const LAST: &str = "snapshot.last";
-/// It is no longer than this.
-const LAST_BYTES: u64 = 64;
 /// How the name of one begins that is being written.
 const TEMPORARY: &str = ".snapshot.";
 const MARK: &[u8; 16] = b"p2psb snapshot\r\n";
@@ -105,25 +97,6 @@ impl SnapshotFile {
             }
         }
         Ok(())
-    }
-
-    /// The snapshot that was begun then is the last one of this life, which is over.
-    pub fn end(&self, begun: UnixMillis) -> io::Result<()> {
-        let text = format!("{}\n", begun.0);
-        write_atomically(&self.folder.join(LAST), text.as_bytes(), 0o600, Existing::Replace)
-    }
-
-    /// When the last snapshot of an earlier life was begun, if that ended in good order. This is said once.
-    pub fn take_end(&self) -> io::Result<Option<UnixMillis>> {
-        let path = self.folder.join(LAST);
-        let bytes = match read_bounded(&path, LAST_BYTES) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            bytes => bytes?,
-        };
-        std::fs::remove_file(&path)?;
-        File::open(&self.folder)?.sync_all()?;
-        let text = String::from_utf8_lossy(&bytes);
-        Ok(text.trim().parse().ok().map(UnixMillis))
     }
 
     /// Begins a new snapshot; the old one stays until [`Writing::finish`].
@@ -334,6 +307,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use bytes::Bytes;
+
+    use p2psb_proto::model::UnixMillis;
 
     use super::*;
     use crate::core::ledger::Bringer;

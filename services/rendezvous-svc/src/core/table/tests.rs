@@ -1,5 +1,7 @@
 //! What is newest stays, whoever brings it, and whoever brings something pays for it.
 
+use p2psb_proto::model::PeerStatement;
+use p2psb_proto::model::limits::{RECORD_LIFETIME, WITHDRAWAL_GRACE};
 use proptest::prelude::*;
 
 use super::*;
