@@ -1,15 +1,15 @@
 //! The walk that finds a peer, as a machine: it says whom to ask and until when to wait, and is told what they say. It knows no clock, no
 //! chance and no network; [`crate::Locator`] drives it.
 //!
-//! What was found a moment ago is in the [`cache`]. Else the walk takes these steps, each only while nothing is found:
-//! 1. each backbone at once, inside it one rendezvous after the other, each with a head start ([`lane`]);
+//! What was found a moment ago is in the `cache`. Else the walk takes these steps, each only while nothing is found:
+//! 1. each backbone at once, inside it one rendezvous after the other, each with a head start (`lane`);
 //! 2. every other rendezvous of all backbones;
 //! 3. unless the caller declines, peers that this one knows: one hop.
 //!
 //! A step begins when the one before has failed, or its share of the time is over; who was asked before may answer still. The second and
-//! the third need [`budget`], once for both. Of several answers the one with the newest record counts, then the freshest.
+//! the third need `budget`, once for both. Of several answers the one with the newest record counts, then the freshest.
 //!
-//! Invariant: nobody is asked twice, nobody after the deadline; what comes out was verified when it was heard ([`answer`]).
+//! Invariant: nobody is asked twice, nobody after the deadline; what comes out was verified when it was heard (`answer`).
 
 pub(crate) mod answer;
 pub(crate) mod budget;
