@@ -70,13 +70,17 @@ fn look_at_claims(node: &Node) {
 pub(crate) fn step(node: &Node) -> bool {
     look_at_claims(node);
     let now = node.now();
-    let (events, is_over, ring) = {
+    let (events, is_over, ring, view) = {
         let directory = node.directory.read();
         node.hub.tell(|bridge| {
             let events = bridge.tick(&Page(&directory, now), STEP, now.mono);
-            (events, bridge.is_walk_over(), (bridge.view().current().len(), bridge.disagreeing()))
+            let ring = (bridge.view().current().len(), bridge.disagreeing());
+            (events, bridge.is_walk_over(), ring, bridge.view().clone())
         })
     };
+    if !node.directory.read().sees(&view) {
+        node.directory.write().see(view);
+    }
     for event in events {
         let (HomeEvent::Lost(home) | HomeEvent::Back(home)) = event;
         tracing::info!(%home, lost = matches!(event, HomeEvent::Lost(_)), "a home went, or came back after its grace");

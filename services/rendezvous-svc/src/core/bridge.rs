@@ -461,10 +461,11 @@ impl<C: Clone + Ord> Bridge<C> {
         self.telling.next(member, most)
     }
 
-    /// Whether this member's own word about the peer with this key counts: it owns it, or follows it for somebody.
+    /// Whether this member's own word about the peer with this key counts: it owns it, or follows it for somebody. Who owned it a
+    /// moment ago may be told no more: others may have seen another ring then.
     #[must_use]
     pub fn knows(&self, peer: &PeerId, key: Key) -> bool {
-        self.counts_for(key) || self.interest.is_settled(peer)
+        self.view.owns(key) || self.interest.is_settled(peer)
     }
 
     /// Whether this member owns a peer.

@@ -1,6 +1,7 @@
 //! Who is where, and is it there? What is asked of a rendezvous, answered from its table, its sessions and what other homes
 //! say.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,8 +13,10 @@ use super::Now;
 use super::ledger::Shares;
 use super::members::{Members, Role};
 use super::page::{Cursor, Part};
+use super::placement::{Key, OWNERS, Placement};
 use super::places::Slot;
 use super::presence::{Presence, View};
+use super::ring;
 use super::session::{Sessions, Timing};
 pub use super::table::{Aim, Near};
 use super::table::{Entry, Table};
@@ -167,6 +170,16 @@ pub struct Directory {
     pub members: Members,
     /// Edges that have a link with this one.
     pub edges: Members,
+    /// What this server owns, a moment ago at most.
+    owned: Owned,
+}
+
+/// Whose owner this server is.
+#[derive(Debug)]
+struct Owned {
+    view: ring::View,
+    /// Of everybody: the ring has no more members than a key has owners.
+    all: bool,
 }
 
 impl Directory {
@@ -182,7 +195,19 @@ impl Directory {
             presence: Presence::new(peers.saturating_mul(HOMES), timing.suspect_after()),
             members: Members::new(own, capacity.members),
             edges: Members::new(own, capacity.edges).apart(),
+            owned: Owned::by(ring::View::of(own, Arc::new(Placement::new([])), None)),
         }
+    }
+
+    /// Whether this is the ring that is reckoned with here.
+    #[must_use]
+    pub fn sees(&self, ring: &ring::View) -> bool {
+        Arc::ptr_eq(self.owned.view.current(), ring.current())
+    }
+
+    /// The ring is another one.
+    pub fn see(&mut self, ring: ring::View) {
+        self.owned = Owned::by(ring);
     }
 
     /// This server.
@@ -323,7 +348,8 @@ impl Directory {
         self.view(peer, now).is_some()
     }
 
-    /// Whether this server hears the peer itself, so that nobody knows better: it has a session here, or a link as a member.
+    /// Whether this server hears the peer itself, so that nobody knows better: it has a session here, or a link as a member. Who is
+    /// registered may have registered elsewhere since, of which only its owners are told.
     #[must_use]
     pub fn is_here(&self, peer: &PeerId, now: Now) -> bool {
         self.is_here_at(self.table.slot(peer), peer, now)
@@ -333,7 +359,10 @@ impl Directory {
         let stated = slot.and_then(|slot| self.sessions.stated(slot, now.mono));
         *peer == self.own
             || self.members.is_linked(peer)
-            || stated.is_some_and(|stated| stated.state == PresenceState::Online)
+            || stated.is_some_and(|stated| {
+                stated.state == PresenceState::Online
+                    && (stated.source == PresenceSource::Session || self.owned.has(peer))
+            })
     }
 
     /// What is believed of a peer: by its session here, by a link with it, or by the word of another home.
@@ -376,6 +405,17 @@ impl Directory {
     }
 }
 
+impl Owned {
+    fn by(view: ring::View) -> Self {
+        let all = view.current().len() <= OWNERS && view.current().contains(&view.own());
+        Self { view, all }
+    }
+
+    fn has(&self, peer: &PeerId) -> bool {
+        self.all || self.view.owns(Key::peer(peer))
+    }
+}
+
 /// What is said of a peer whose record was signed at `issued`, and of whom its homes say this.
 #[must_use]
 pub fn presence(views: impl IntoIterator<Item = View>, issued: UnixMillis, now: Now) -> Answer {
@@ -405,6 +445,7 @@ mod tests {
     use crate::core::ledger::Bringer;
     use crate::core::marks::Pulse;
     use crate::core::members::DialedBy;
+    use crate::core::placement::Operator;
     use crate::core::presence::{Said, Statement};
     use crate::core::session::Ending;
     use crate::core::testing::{
@@ -507,6 +548,43 @@ mod tests {
             taken += usize::from(d.presence.state(said, now));
         }
         assert_eq!(taken, 12);
+    }
+
+    #[test]
+    fn who_is_registered_is_here_for_owners_only_and_who_has_a_session_for_all() {
+        let (mut d, t) = (directory(), Time::start());
+        for n in [1, 2] {
+            know(&mut d, &record(n, 1, &[]));
+        }
+        d.register(peer(1), 1, &[], None, t.at(0).mono);
+        d.open(peer(2), 1, &[], t.at(0).mono).unwrap().unwrap();
+        let is_here = |d: &Directory| {
+            [1, 2].map(|n| d.locate_here(&peer(n), d.near(d.aim(&peer(n))), t.at(1)).is_some())
+        };
+        let ring = |members: &[u8]| {
+            let operator = |n: u8| Operator::of(&peer(n), None);
+            Arc::new(Placement::new(members.iter().map(|n| (peer(*n), operator(*n)))))
+        };
+        let others: Vec<u8> = (202..=210).collect();
+        let five = |n: u8| [OWN, n, n + 1, n + 2, n + 3];
+        let owns = |members: &[u8; 5]| ring(members).owners(Key::peer(&peer(1))).contains(&peer(OWN));
+        let owning = (202..=250).map(five).find(owns).unwrap();
+        let other = (202..=250).map(five).find(|members| !owns(members)).unwrap();
+        for (members, before, expected) in [
+            (&[][..], None, false),
+            (&[OWN], None, true),
+            (&[OWN, 202, 203], None, true),
+            (&others, None, false),
+            (&others, Some(&[OWN, 202][..]), false),
+            (&other, None, false),
+            (&owning, None, true),
+        ] {
+            let view = ring::View::of(peer(OWN), ring(members), before.map(ring));
+            assert!(!d.sees(&view));
+            d.see(view.clone());
+            assert!(d.sees(&view));
+            assert_eq!(is_here(&d), [expected, true], "{members:?} {before:?}");
+        }
     }
 
     fn ask(from: Option<Cursor>, limits: PageLimits) -> Query {

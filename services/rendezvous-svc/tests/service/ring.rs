@@ -3,6 +3,7 @@
 use p2psb_proto::error::Reason;
 use p2psb_proto::model::presence::PresenceState;
 use p2psb_proto::wire::rendezvous::v1 as wire;
+use p2psb_rendezvous_svc::core::placement::{Key, Operator, Placement};
 
 use crate::bridge::member;
 use crate::harness::{TestServer, eventually, reason};
@@ -45,6 +46,26 @@ async fn a_peer_at_any_of_five_members_is_located_at_each() {
     for server in &servers {
         let refusal = async || reason(server.locate(&stranger.id()).await);
         eventually!("enough owners have heard all", refusal().await == Reason::PeerUnknown);
+    }
+}
+
+#[tokio::test]
+async fn who_registers_elsewhere_is_located_there_also_by_the_member_where_it_registered_before() {
+    let key = KeyFile::new();
+    let servers = five(&key).await;
+    let ring = Placement::new(servers.iter().map(|one| (one.id, Operator::of(&one.id, None))));
+    for (before, later) in servers.iter().zip(servers.iter().cycle().skip(1)) {
+        let does_not_own = |peer: &Peer| !ring.owners(Key::peer(&peer.id())).contains(&before.id);
+        let peer = std::iter::repeat_with(Peer::new).find(does_not_own).unwrap();
+        peer.register(before, 1).await.unwrap();
+        for server in &servers {
+            server.knows(&peer.id(), PresenceState::Online).await;
+        }
+        eventually!("it may change its record again", peer.register(later, 2).await.is_ok());
+        for server in &servers {
+            let found = async || server.locate(&peer.id()).await.unwrap().record.value().seq;
+            eventually!("the newer record is found", found().await == 2);
+        }
     }
 }
 
