@@ -350,3 +350,22 @@ async fn acquaintances_are_asked_when_no_rendezvous_helps_unless_the_caller_decl
     let found = locator.walk(&peer(9), Options::default()).await;
     assert_eq!(found.answer.unwrap().answered_by, Whom::Peer(peer(3)));
 }
+
+#[tokio::test]
+async fn a_caller_in_a_hurry_spoils_nothing_for_others() {
+    let rendezvous = Running::start(1, Manner::Knows(9)).await;
+    let locator = rendezvous.locator();
+    assert!(locator.locate(&peer(9)).await.is_ok());
+    // What is remembered is asked for anew, in a time in which nobody can answer.
+    locator.doubt(&peer(9));
+    rendezvous.gate.send_replace(false);
+    let hasty = locator.walk(&peer(9), within(Duration::ZERO)).await;
+    if let Ok(old) = &hasty.answer {
+        assert_eq!(old.peer.presence.state, PresenceState::Offline, "nobody vouches for it");
+    }
+    rendezvous.gate.send_replace(true);
+    let calm = locator.walk(&peer(9), Options::default()).await;
+    assert_eq!(calm.answer.unwrap().peer.presence.state, PresenceState::Online);
+    let known = locator.rendezvous();
+    assert!(known.iter().all(|one| one.error.is_none()), "{known:?}");
+}

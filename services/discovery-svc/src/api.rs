@@ -39,9 +39,14 @@ impl Api {
     }
 }
 
-/// How long a call may take: as long as the caller waits, and a lookup may take.
+/// How long a call may take: as long as the caller waits, without what the answer takes to reach it, and as a lookup may take.
 fn time<T>(request: &Request<T>) -> Duration {
-    time_left(request.metadata()).map_or(LOOKUP, |time| time.min(LOOKUP))
+    time_left(request.metadata()).map_or(LOOKUP, |time| time.saturating_sub(way_back(time)).min(LOOKUP))
+}
+
+/// What is kept back of a caller's time.
+fn way_back(time: Duration) -> Duration {
+    (time / 20).clamp(Duration::from_millis(20), Duration::from_millis(200)).min(time / 2)
 }
 
 #[tonic::async_trait]

@@ -174,7 +174,9 @@ impl Table {
     /// One who was asked said this, after so long.
     pub(crate) fn heard(&mut self, endpoint: &Endpoint, word: &Word, took: Duration, now: Instant) {
         match word {
-            Word::Found(_) | Word::Unknown { .. } | Word::Offline { .. } => self.answered(endpoint, took),
+            Word::Found(_) | Word::Unknown { .. } | Word::Offline { .. } | Word::Early(_) => {
+                self.answered(endpoint, took);
+            }
             Word::Lied(lie) => self.lied(endpoint, &lie.to_string(), now),
             Word::Refused { detail, .. } | Word::Failed(detail) => self.failed(endpoint, detail, now),
             Word::TimedOut => self.failed(endpoint, "no answer in time", now),

@@ -123,9 +123,13 @@ impl Locator {
             let ended = ended.map(|told| told.ok().and_then(|walked| walked.clone()));
             let error = match ended {
                 Ok(Some(walked)) if leads => return Walked::clone(&walked),
-                Ok(Some(walked)) if !walked.trace.cut => return walked.shared(begun.elapsed()),
-                // Its time was over before it had found anything. This one has time left.
+                Ok(Some(walked)) if !walked.trace.cut && !walked.trace.is_of_one_caller() => {
+                    return walked.shared(begun.elapsed());
+                }
+                // Its time, or its caller's budget, was over before it had found anything, or nobody wanted it any more. This one
+                // goes on.
                 Ok(Some(_)) => continue,
+                Ok(None) if !leads => continue,
                 Ok(None) => LocateError::nobody("the lookup was given up".into()),
                 Err(_) => LocateError::nobody("the time was over".into()),
             };
@@ -207,7 +211,8 @@ impl Locator {
         let peers = options.ask_peers.then(|| acquaintances.map_or_else(Vec::new, |a| a.who_may_know(&peer)));
         let plan = Plan { backbones: self.known.lock().choices(at), peers, old };
         let outcome = self.drive(peer, Walk::new(peer, options.caller, plan, deadline, at)).await;
-        let mut walked = self.conclude(peer, options.ask_peers && acquaintances.is_some(), outcome);
+        let wide = options.ask_peers && acquaintances.is_some();
+        let mut walked = self.conclude((peer, wide), outcome, begun);
         if !options.cached {
             walked.trace.cache = Cached::Declined;
         }
@@ -256,25 +261,31 @@ impl Locator {
             metrics::counter!("locator_lies_total").increment(1);
         }
         if let Whom::Rendezvous(endpoint) = &ask.whom {
-            self.known.lock().heard(endpoint, &word, begun.elapsed(), Instant::now());
+            let (mut known, took, now) = (self.known.lock(), begun.elapsed(), Instant::now());
+            match &word {
+                Word::TimedOut if ask.is_short => known.overtaken(endpoint, took, now),
+                word => known.heard(endpoint, word, took, now),
+            }
         }
         (ask.id, word)
     }
 
-    /// Remembers what is worth it.
-    fn conclude(&self, peer: PeerId, wide: bool, outcome: Outcome) -> Walked {
-        let Outcome { answer, trace, is_sure } = outcome;
+    /// Remembers what is worth it, of a walk that began then.
+    fn conclude(&self, key: (PeerId, bool), outcome: Outcome, begun: Instant) -> Walked {
+        let Outcome { answer, trace, is_news, is_sure } = outcome;
         let (at, wall) = (Instant::now(), now());
         let finding = &mut *self.finding.lock();
         let answer = match answer {
             Ok(located) => {
-                finding.cache.found(located.clone(), Now { at, wall });
+                if is_news {
+                    finding.cache.found(located.clone(), Now { at, wall });
+                }
                 Ok(located)
             }
             Err(error) => {
                 let base = error.retry_after();
                 if is_sure {
-                    finding.cache.not_found(peer, error.clone(), wide, base, Now { at, wall });
+                    finding.cache.not_found(key, error.clone(), base, begun, at);
                 }
                 Err(error.after(base, finding.load(at), fastrand::f64()))
             }

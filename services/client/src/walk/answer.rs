@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use p2psb_proto::error::{Reason, fact_of, reason_of, retry_after_of};
+use p2psb_proto::model::limits::CLOCK_SKEW;
 use p2psb_proto::model::presence::LocatedPeer;
 use p2psb_proto::model::{Digest, NetworkId, PeerId, RecordError, UnixMillis};
 use p2psb_proto::wire::common::v1 as wire;
@@ -57,6 +58,8 @@ pub(crate) enum Word {
         /// When it may.
         retry_after: Option<Duration>,
     },
+    /// A record whose time has not come by the clock here. That is no fault of whoever passes it on.
+    Early(RecordError),
     /// The call broke.
     Failed(String),
     /// Nothing, for as long as it had.
@@ -72,10 +75,8 @@ impl Word {
         answer: Result<Option<wire::LocatedPeer>, Status>,
     ) -> Self {
         match answer {
-            Ok(told) => match verified(peer, network, now, told) {
-                Ok(located) => Self::Found(Box::new(located)),
-                Err(lie) => Self::Lied(lie),
-            },
+            Ok(told) => verified(peer, network, now, told)
+                .map_or_else(|word| word, |located| Self::Found(Box::new(located))),
             Err(status) => Self::of_status(&status, now),
         }
     }
@@ -100,27 +101,43 @@ impl Word {
     }
 }
 
-/// Only what the peer itself signed, and only while it counts.
+/// Only what the peer itself signed, and only while it counts; else what the answer is worth. Clocks differ, and a record may run out
+/// on its way: whoever passes on what is over, or has not begun, by some minutes does not lie.
 fn verified(
     peer: &PeerId,
     network: &NetworkId,
     now: UnixMillis,
     told: Option<wire::LocatedPeer>,
-) -> Result<LocatedPeer, Lie> {
-    let told = told.ok_or(Lie::Record(RecordError::Missing))?;
-    let mut located = LocatedPeer::try_from(told).map_err(Lie::Record)?;
+) -> Result<LocatedPeer, Word> {
+    let lied = |error| Word::Lied(Lie::Record(error));
+    let told = told.ok_or(lied(RecordError::Missing))?;
+    let mut located = LocatedPeer::try_from(told).map_err(lied)?;
     if located.peer_id() != *peer {
-        return Err(Lie::OtherPeer(located.peer_id()));
+        return Err(Word::Lied(Lie::OtherPeer(located.peer_id())));
     }
-    located.record.value().check(network, now).map_err(Lie::Record)?;
     located.presence.as_of = located.presence.as_of.min(now);
     located.presence.last_seen = located.presence.last_seen.min(now);
-    Ok(located)
+    let record = located.record.value();
+    match record.check(network, now) {
+        Ok(()) => Ok(located),
+        Err(RecordError::Expired { .. }) if record.expires.plus(CLOCK_SKEW) > now => {
+            Err(Word::Offline { last_seen: Some(located.presence.last_seen), retry_after: None })
+        }
+        Err(error @ (RecordError::ClockSkew { .. } | RecordError::SeqAhead { .. })) => {
+            Err(Word::Early(error))
+        }
+        Err(error) => Err(lied(error)),
+    }
 }
 
 /// Of two answers the one with the newer record counts, of equal records the fresher one.
-pub(crate) fn rank(peer: &LocatedPeer) -> (u64, Digest, UnixMillis) {
-    (peer.record.value().seq, peer.record.digest(), peer.presence.as_of)
+pub(crate) fn rank(peer: &LocatedPeer) -> ((u64, Digest), UnixMillis) {
+    (version(peer), peer.presence.as_of)
+}
+
+/// The newer of two records has the higher one.
+pub(crate) fn version(peer: &LocatedPeer) -> (u64, Digest) {
+    (peer.record.value().seq, peer.record.digest())
 }
 
 #[cfg(test)]
@@ -149,16 +166,25 @@ mod tests {
 
         assert_eq!(lie(None), Lie::Record(RecordError::Missing));
         assert_eq!(lie(Some(located(2, 7, NOW.minus(minute), hour).to_wire())), Lie::OtherPeer(peer(2)));
-        let over = located(1, 7, NOW.minus(hour), hour);
+        let over = located(1, 7, NOW.minus(hour + CLOCK_SKEW), hour);
         assert!(matches!(lie(Some(over.to_wire())), Lie::Record(RecordError::Expired { .. })));
-        let early = located(1, 7, NOW.plus(hour), hour);
-        assert!(matches!(lie(Some(early.to_wire())), Lie::Record(RecordError::ClockSkew { .. })));
         let mut forged = good.to_wire();
         forged.record.as_mut().unwrap().signature = vec![7; 64].into();
         assert_eq!(lie(Some(forged)), Lie::Record(RecordError::Signature));
         let other = p2psb_proto::model::Genesis::open("other").unwrap().network_id();
         let elsewhere = Word::of(&peer(1), &other, NOW, Ok(Some(good.to_wire())));
         assert!(matches!(elsewhere, Word::Lied(Lie::Record(RecordError::Network { .. }))));
+    }
+
+    #[test]
+    fn clocks_differ_and_nobody_lies_by_that() {
+        let hour = Duration::from_secs(3600);
+        let over = located(1, 7, NOW.minus(hour), hour);
+        let last_seen = Some(over.presence.last_seen);
+        assert_eq!(word(Ok(Some(over.to_wire()))), Word::Offline { last_seen, retry_after: None });
+        let early = located(1, 7, NOW.plus(hour), hour);
+        let early = word(Ok(Some(early.to_wire())));
+        assert!(matches!(early, Word::Early(RecordError::ClockSkew { .. })), "{early:?}");
     }
 
     #[test]

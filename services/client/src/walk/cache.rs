@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use p2psb_proto::model::presence::PresenceState;
 use p2psb_proto::model::{PeerId, UnixMillis};
 
-use super::answer::rank;
+use super::answer::version;
 use super::{LocateError, Located};
 
 /// For so long an answer is given again without asking anybody: as often as a home says that a peer is still there.
@@ -90,27 +90,31 @@ impl Cache {
         }
     }
 
-    /// The peer was found. Of two records the newer one stays.
+    /// The peer was found. Of two records the newer one stays; of one the last that was heard counts.
     pub(crate) fn found(&mut self, located: Located, now: Now) {
         let peer = located.peer.peer_id();
         self.missing.remove(&peer);
-        if self.found.get(&peer).is_none_or(|known| rank(&known.located.peer) <= rank(&located.peer)) {
+        if self.found.get(&peer).is_none_or(|known| version(&known.located.peer) <= version(&located.peer)) {
             self.found.put(peer, Found { located, at: now.at, doubted: false });
         }
     }
 
-    /// The peer was not found by a query that was `wide` or not; whoever was asked says to come back after `after`.
+    /// The peer was not found by a query that began at `begun` and was `wide` or not; whoever was asked says to come back after `after`.
+    /// What another query has found meanwhile counts more.
     pub(crate) fn not_found(
         &mut self,
-        peer: PeerId,
+        (peer, wide): (PeerId, bool),
         error: LocateError,
-        wide: bool,
         after: Duration,
-        now: Now,
+        begun: Instant,
+        now: Instant,
     ) {
+        if self.found.get(&peer).is_some_and(|found| found.at >= begun) {
+            return;
+        }
         self.found.remove(&peer);
-        let until = now.at + after.min(NOT_FOUND);
-        self.missing.put(peer, Missing { error, at: now.at, until, wide });
+        let until = now + after.min(NOT_FOUND);
+        self.missing.put(peer, Missing { error, at: now, until, wide });
     }
 
     /// What is known of the peer led nowhere: it is asked for anew.
@@ -227,8 +231,8 @@ mod tests {
     #[test]
     fn not_found_is_said_again_for_half_a_minute_at_most() {
         let (mut cache, t) = (Cache::new(8), now());
-        cache.not_found(peer(1), unknown(1), true, HOUR, t);
-        cache.not_found(peer(2), unknown(2), true, Duration::from_secs(10), t);
+        cache.not_found((peer(1), true), unknown(1), HOUR, t.at, t.at);
+        cache.not_found((peer(2), true), unknown(2), Duration::from_secs(10), t.at, t.at);
         let mut is_known = |n, by| matches!(cache.look(&peer(n), true, after(t, by)), Look::NotFound { .. });
         assert!(is_known(1, NOT_FOUND - Duration::from_millis(1)) && !is_known(1, NOT_FOUND));
         assert!(is_known(2, Duration::from_secs(9)) && !is_known(2, Duration::from_secs(10)));
@@ -239,16 +243,41 @@ mod tests {
     #[test]
     fn who_wants_peers_to_be_asked_is_not_told_what_others_did_not_find_without() {
         let (mut cache, t) = (Cache::new(8), now());
-        cache.not_found(peer(1), unknown(1), false, NOT_FOUND, t);
+        cache.not_found((peer(1), false), unknown(1), NOT_FOUND, t.at, t.at);
         assert!(matches!(cache.look(&peer(1), false, t), Look::NotFound { .. }));
         assert_eq!(cache.look(&peer(1), true, t), Look::Nothing);
+    }
+
+    #[test]
+    fn what_was_found_meanwhile_outlives_a_search_that_found_nothing() {
+        let (mut cache, t) = (Cache::new(8), now());
+        let located = answer(1, 7, NOW, HOUR, 1);
+        cache.found(located.clone(), after(t, FRESH_AWAY));
+        cache.not_found((peer(1), false), unknown(1), NOT_FOUND, t.at, after(t, FRESH_AWAY).at);
+        let found = Look::Found { located, age: Duration::ZERO };
+        assert_eq!(cache.look(&peer(1), false, after(t, FRESH_AWAY)), found);
+        let later = after(t, FRESH);
+        cache.not_found((peer(1), false), unknown(1), NOT_FOUND, later.at, later.at);
+        assert!(matches!(cache.look(&peer(1), false, later), Look::NotFound { .. }));
+    }
+
+    #[test]
+    fn the_last_word_on_a_record_counts_whatever_its_clock_says() {
+        let (mut cache, t) = (Cache::new(8), now());
+        let first = answer(1, 7, NOW, HOUR, 1);
+        let mut second = first.clone();
+        second.peer.presence.as_of = NOW.minus(Duration::from_secs(1));
+        cache.found(first, t);
+        cache.found(second.clone(), after(t, FRESH));
+        let found = Look::Found { located: second, age: Duration::ZERO };
+        assert_eq!(cache.look(&peer(1), true, after(t, FRESH)), found);
     }
 
     #[test]
     fn it_is_bounded_and_the_youngest_stay() {
         let (mut cache, t) = (Cache::new(4), now());
         for n in 0..100 {
-            cache.not_found(peer(n), unknown(n), true, NOT_FOUND, t);
+            cache.not_found((peer(n), true), unknown(n), NOT_FOUND, t.at, t.at);
             assert!(cache.missing.young.len() + cache.missing.old.len() <= 8);
         }
         for n in 96..100 {

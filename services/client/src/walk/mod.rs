@@ -79,6 +79,8 @@ pub(crate) struct Ask {
     pub(crate) whom: Whom,
     /// When it is answered too late.
     pub(crate) deadline: Instant,
+    /// The walk has less time than an answer may take: who is late did not fail.
+    pub(crate) is_short: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +180,9 @@ impl Walk {
             Word::Found(_) => Effect::Found,
             Word::Unknown { settled: false, .. } => Effect::Unsure,
             Word::Unknown { .. } | Word::Offline { .. } => Effect::Unknown,
-            Word::Lied(_) | Word::Refused { .. } | Word::Failed(_) | Word::TimedOut => Effect::Nothing,
+            Word::Lied(_) | Word::Early(_) | Word::Refused { .. } | Word::Failed(_) | Word::TimedOut => {
+                Effect::Nothing
+            }
         };
         match lane.and_then(|lane| self.lanes.get_mut(lane)) {
             Some(lane) if step == Step::Backbones => lane.heard(effect, now),
@@ -263,7 +267,8 @@ impl Walk {
         now: Instant,
     ) -> Ask {
         let deadline = (now + bound).min(self.deadline);
-        let ask = Ask { id: self.asked.len(), whom: whom.clone(), deadline };
+        let is_short = deadline < now + bound;
+        let ask = Ask { id: self.asked.len(), whom: whom.clone(), deadline, is_short };
         self.asked.push(Asked { whom, lane, step, begun: now, deadline, sound, said: None });
         ask
     }
@@ -365,6 +370,11 @@ impl Walk {
     fn is_settled(&self) -> bool {
         self.lanes.iter().any(Lane::is_settled)
             && self.lanes.iter().all(|lane| lane.is_settled() || !lane.is_sound())
+    }
+
+    /// Whether every backbone says for sure that it does not know the peer.
+    fn is_certain(&self) -> bool {
+        !self.lanes.is_empty() && self.lanes.iter().all(Lane::is_settled)
     }
 
     /// When something is to be done by itself.

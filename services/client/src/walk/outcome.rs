@@ -6,7 +6,7 @@ use p2psb_proto::error::{Failure, Reason};
 use p2psb_proto::model::presence::{LocatedPeer, PresenceSource, PresenceState};
 use p2psb_proto::model::{PeerId, UnixMillis};
 
-use super::answer::Word;
+use super::answer::{Word, version};
 use super::cache::NOT_FOUND;
 use super::trace::{AskTrace, Cached, Said, Skipped, Step, StepTrace, Trace, Whom};
 use super::{Walk, budget};
@@ -141,6 +141,8 @@ impl Heard {
     pub(super) fn add(&mut self, whom: &Whom, word: &Word) {
         let why = match word {
             Word::Found(_) => return,
+            // A peer knows few others: that it does not know this one says nothing.
+            Word::Unknown { .. } | Word::Offline { .. } if matches!(whom, Whom::Peer(_)) => return,
             Word::Unknown { retry_after, .. } | Word::Offline { retry_after, .. } => {
                 self.without += 1;
                 // The one who is sure that it pays to ask soon is to be believed.
@@ -154,6 +156,7 @@ impl Heard {
                 return;
             }
             Word::Lied(lie) => lie.to_string(),
+            Word::Early(error) => error.to_string(),
             Word::Refused { detail, .. } | Word::Failed(detail) => detail.clone(),
             Word::TimedOut => "no answer in time".to_owned(),
         };
@@ -182,6 +185,8 @@ impl Heard {
 pub(crate) struct Outcome {
     pub(crate) answer: Result<Located, LocateError>,
     pub(crate) trace: Trace,
+    /// The peer was found by this walk, and not only before.
+    pub(crate) is_news: bool,
     /// That the peer was not found is sure enough to be remembered.
     pub(crate) is_sure: bool,
 }
@@ -190,8 +195,9 @@ impl Walk {
     /// Ends it.
     pub(crate) fn finish(mut self, now: Instant) -> Outcome {
         let cut = self.best.is_none() && now >= self.deadline;
-        let is_sure = self.is_settled() && !cut && !self.steps.iter().any(|step| is_left_out(step.skipped));
+        let is_sure = self.is_certain() && !cut && !self.steps.iter().any(|step| is_left_out(step.skipped));
         let found = self.best.take().ok_or_else(|| self.heard.error(self.peer));
+        let is_news = found.is_ok();
         let (answer, cache) = better(found, self.old.take());
         let trace = Trace {
             peer: self.peer,
@@ -201,7 +207,7 @@ impl Walk {
             took: now.duration_since(self.begun),
             steps: self.into_steps(cut, now),
         };
-        Outcome { answer, trace, is_sure }
+        Outcome { answer, trace, is_news, is_sure }
     }
 
     fn into_steps(self, cut: bool, now: Instant) -> Vec<StepTrace> {
@@ -239,13 +245,13 @@ const fn is_left_out(skipped: Option<Skipped>) -> bool {
 }
 
 /// An answer, and what is better in a former one: a newer record. Without any answer the former one is better than none; nobody vouches for
-/// its presence any more. It yields to the word that the peer has left, not to nobody's knowing it.
+/// its presence any more. It yields to the word that the peer has left since, not to nobody's knowing it.
 fn better(
     found: Result<Located, LocateError>,
     old: Option<(Located, Duration)>,
 ) -> (Result<Located, LocateError>, Cached) {
     let Some((mut old, age)) = old else { return (found, Cached::Nothing) };
-    let version = |located: &Located| (located.peer.record.value().seq, located.peer.record.digest());
+    let version = |located: &Located| version(&located.peer);
     let (answer, given) = match found {
         Ok(mut found) => {
             let given = version(&old) > version(&found);
@@ -254,7 +260,11 @@ fn better(
             }
             (Ok(found), given)
         }
-        Err(offline @ LocateError::Offline { .. }) => (Err(offline), false),
+        Err(LocateError::Offline { last_seen, peer, asked, retry_after })
+            if last_seen >= old.peer.presence.last_seen =>
+        {
+            (Err(LocateError::Offline { last_seen, peer, asked, retry_after }), false)
+        }
         Err(_) => {
             old.peer.presence.state = PresenceState::Offline;
             old.peer.presence.source = PresenceSource::Record;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use p2psb_proto::model::presence::{PresenceSource, PresenceState};
-use p2psb_proto::model::{PeerId, UnixMillis};
+use p2psb_proto::model::{PeerId, RecordError, UnixMillis};
 
 use super::answer::{Lie, Word};
 use super::budget::Scope;
@@ -60,6 +60,12 @@ impl Trace {
     /// Of a query that asked nobody itself.
     pub(crate) fn without_steps(peer: PeerId, cache: Cached, took: Duration) -> Self {
         Self { peer, cache, shared: false, cut: false, steps: Vec::new(), took }
+    }
+
+    /// Whether something was left out on account of who asked: others may find more.
+    pub(crate) fn is_of_one_caller(&self) -> bool {
+        let is_his = |skipped| matches!(skipped, Some(Skipped::NoBudget { scope: Scope::Caller, .. }));
+        self.steps.iter().any(|step| is_his(step.skipped))
     }
 
     /// Everybody who was asked, in order.
@@ -188,6 +194,8 @@ pub enum Said {
         /// When it may.
         retry_after: Option<Duration>,
     },
+    /// A record whose time has not come by the clock here.
+    Early(RecordError),
     /// The call broke.
     Failed(String),
     /// Nothing, for as long as it had.
@@ -210,6 +218,7 @@ impl From<&Word> for Said {
             Word::Refused { detail, retry_after } => {
                 Self::Refused { detail: detail.clone(), retry_after: *retry_after }
             }
+            Word::Early(error) => Self::Early(error.clone()),
             Word::Failed(detail) => Self::Failed(detail.clone()),
             Word::TimedOut => Self::TimedOut,
         }

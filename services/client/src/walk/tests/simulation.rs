@@ -160,6 +160,7 @@ impl World {
                 Said::Refused { detail, .. } | Said::Failed(detail) => {
                     self.table.failed(endpoint, detail, at);
                 }
+                Said::Early(error) => self.table.heard(endpoint, &Word::Early(error.clone()), ask.took, at),
                 Said::TimedOut => self.table.heard(endpoint, &Word::TimedOut, ask.took, at),
             }
         }

@@ -314,6 +314,10 @@ fn a_former_answer_is_better_than_none_yields_to_a_departure_and_keeps_a_newer_r
     let (gone, cache) = by(with_old(7), offline(NOW));
     assert!(matches!(gone, Err(LocateError::Offline { .. })));
     assert_eq!(cache, Cached::Old { age, given: false });
+    // Who left before the former answer was given may have come back since.
+    let (before, cache) = by(with_old(7), offline(NOW.minus(HOUR)));
+    assert!(before.is_ok());
+    assert_eq!(cache, Cached::Old { age, given: true });
     let (found_one, cache) = by(with_old(7), found(7));
     assert_eq!(found_one.unwrap().peer.presence.state, PresenceState::Online);
     assert_eq!(cache, Cached::Old { age, given: false });
@@ -321,6 +325,46 @@ fn a_former_answer_is_better_than_none_yields_to_a_departure_and_keeps_a_newer_r
     let newer = newer.unwrap();
     assert_eq!((newer.peer.record.value().seq, newer.peer.presence.state), (8, PresenceState::Online));
     assert_eq!(cache, Cached::Old { age, given: true });
+}
+
+#[test]
+fn what_a_walk_did_not_find_itself_is_no_news_and_who_has_little_time_blames_nobody() {
+    let mut plan_with_old = plan(&[1]);
+    plan_with_old.old = Some((answer(1, 7, NOW, HOUR, 7), ms(6000)));
+    let outcome = walk(plan_with_old, |_, _| vec![(ms(1), unknown())]);
+    assert!(outcome.answer.is_ok() && !outcome.is_news);
+    assert!(walk(plan(&[1]), |_, _| vec![(ms(1), found(7))]).is_news);
+
+    for (time, is_short) in [(ms(100), true), (Duration::from_secs(60), false)] {
+        let mut shorts = Vec::new();
+        walk_within(time, plan(&[1]), &mut Budget::default(), |ask, _| {
+            shorts.push(ask.is_short);
+            vec![(ms(1), unknown())]
+        });
+        assert_eq!(shorts, [is_short], "{time:?}");
+    }
+}
+
+#[test]
+fn a_backbone_that_is_silent_leaves_it_unsure_also_when_nobody_expects_it_to_answer() {
+    let mut doubtful = plan(&[2, 1]);
+    doubtful.backbones[1].iter_mut().for_each(|choice| choice.doubtful = true);
+    let outcome = walk(doubtful, |ask, _| match port(ask) {
+        201 => Vec::new(),
+        _ => vec![(ms(1), unknown())],
+    });
+    assert!(!outcome.is_sure && matches!(outcome.answer, Err(LocateError::Unknown { asked: 2, .. })));
+}
+
+#[test]
+fn peers_that_know_nothing_leave_it_at_nobody_having_answered() {
+    let mut plan = plan(&[1]);
+    plan.peers = Some(vec![peer(2)] as Vec<PeerId>);
+    let outcome = walk(plan, |ask, _| match &ask.whom {
+        Whom::Peer(_) => vec![(ms(1), unknown())],
+        Whom::Rendezvous(_) => vec![(ms(1), Word::Failed("it is gone".into()))],
+    });
+    assert!(matches!(outcome.answer, Err(LocateError::NoRendezvous { .. })), "{:?}", outcome.answer);
 }
 
 #[test]
