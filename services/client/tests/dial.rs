@@ -72,7 +72,7 @@ async fn serve(tls: ServerTls) -> SocketAddr {
     let connections = TcpListenerStream::new(listener).filter_map(move |accepted| {
         let stream = accepted.unwrap();
         let from = stream.peer_addr().unwrap();
-        let shaken = handshake(stream, from);
+        let shaken = handshake(stream, from, None);
         async move { shaken.await.ok().map(Ok::<_, std::io::Error>) }
     });
     tokio::spawn(server.serve_with_incoming(connections));

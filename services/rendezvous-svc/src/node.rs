@@ -42,8 +42,8 @@ pub(crate) struct Node {
     pub(crate) epoch: u64,
     pub(crate) identity: Identity,
     pub(crate) clock: Clock,
-    /// A proxy stands in front that does not say who calls.
-    pub(crate) hides_callers: bool,
+    /// A proxy stands in front: who calls is known only if it says so.
+    pub(crate) behind_proxy: bool,
     /// What this server is in its backbone.
     pub(crate) role: Role,
     /// Edges may have links with it.
@@ -127,7 +127,8 @@ impl Caller {
         let arrived = request.extensions().get::<Arrived<ConnectInfo>>().ok_or_else(|| {
             Failure::new(Reason::Internal, "the listener does not tell where a call comes from")
         })?;
-        let addr = (!node.hides_callers).then_some(arrived.info.remote_addr);
+        let is_known = !node.behind_proxy || arrived.info.is_named;
+        let addr = is_known.then_some(arrived.info.remote_addr);
         Ok(Self { addr, binding: arrived.info.binding })
     }
 

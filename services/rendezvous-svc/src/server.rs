@@ -303,7 +303,7 @@ fn node(
         epoch,
         identity,
         clock: config.clock.clone(),
-        hides_callers: config.behind_proxy && config.http2.proxies.is_empty(),
+        behind_proxy: config.behind_proxy,
         role: config.role,
         takes_edges: config.takes_edges,
         edges: Mutex::new(Admission::new(config.limits.of_edges())),

@@ -116,15 +116,17 @@ impl ServerTls {
         Ok(Self(Some(TlsAcceptor::from(Arc::new(config)))))
     }
 
-    /// The handshake of a listener, for each connection that is accepted. It takes as long as the client likes: the listener bounds it. On
+    /// The handshake of a listener, for each connection that is accepted: from where, and for whom if a proxy says so. It takes as long as the client likes: the listener bounds it. On
     /// plaintext a client speaks first, so its first words are the handshake.
     pub fn handshake(
         self,
-    ) -> impl Fn(TcpStream, SocketAddr) -> BoxFuture<'static, io::Result<ServerIo>> + Clone + Send + 'static
-    {
-        move |stream, remote_addr| {
+    ) -> impl Fn(TcpStream, SocketAddr, Option<SocketAddr>) -> BoxFuture<'static, io::Result<ServerIo>>
+    + Clone
+    + Send
+    + 'static {
+        move |stream, from, named| {
             let tls = self.clone();
-            Box::pin(async move { ServerIo::accept(stream, remote_addr, &tls).await })
+            Box::pin(async move { ServerIo::accept(stream, (from, named), &tls).await })
         }
     }
 
@@ -140,6 +142,8 @@ impl ServerTls {
 pub struct ConnectInfo {
     /// The other end of the connection: of the socket, or the one that a proxy names.
     pub remote_addr: SocketAddr,
+    /// A proxy named it.
+    pub is_named: bool,
     /// What proofs on this connection are bound to; `None` on plaintext.
     pub binding: ChannelBinding,
     /// The peer that proved itself by its certificate; `None` unless the listener asks for one.
@@ -204,14 +208,19 @@ enum Io {
 }
 
 impl ServerIo {
-    async fn accept(stream: TcpStream, remote_addr: SocketAddr, tls: &ServerTls) -> io::Result<Self> {
+    async fn accept(
+        stream: TcpStream,
+        (from, named): (SocketAddr, Option<SocketAddr>),
+        tls: &ServerTls,
+    ) -> io::Result<Self> {
         stream.set_nodelay(true)?;
+        let (remote_addr, is_named) = (named.unwrap_or(from), named.is_some());
         let remote_addr = SocketAddr::new(remote_addr.ip().to_canonical(), remote_addr.port());
         let Some(acceptor) = &tls.0 else {
             stream.peek(&mut [0]).await?;
             return Ok(Self {
                 io: Io::Plain(stream),
-                info: ConnectInfo { remote_addr, binding: None, peer: None },
+                info: ConnectInfo { remote_addr, is_named, binding: None, peer: None },
             });
         };
         let stream = acceptor.accept(stream).await?;
@@ -222,7 +231,7 @@ impl ServerIo {
             Some(leaf) => identity_of(leaf).map_err(io::Error::other)?,
             None => None,
         };
-        let info = ConnectInfo { remote_addr, binding: Some(binding), peer };
+        let info = ConnectInfo { remote_addr, is_named, binding: Some(binding), peer };
         Ok(Self { io: Io::Tls(Box::new(stream)), info })
     }
 }

@@ -44,7 +44,7 @@ impl Ear {
             while let Ok((stream, from)) = listener.accept().await {
                 count.fetch_add(1, Ordering::Relaxed);
                 // Whoever only looks is gone before it ends.
-                let _ = handshake(stream, from).await;
+                let _ = handshake(stream, from, None).await;
             }
         });
         Self { addr, heard }

@@ -41,8 +41,8 @@ pub struct Admitted<IO> {
 }
 
 impl Listener {
-    /// Connections that were admitted and whose handshake `shake` has ended well, for as long as somebody wants them. Dropping the
-    /// stream closes the listener.
+    /// Connections that were admitted and whose handshake `shake` has ended well, for as long as somebody wants them. It is told from
+    /// where each comes, and for whom, if a proxy says so. Dropping the stream closes the listener.
     pub fn incoming<IO, S, F>(
         self,
         http2: &Http2Config,
@@ -50,7 +50,7 @@ impl Listener {
     ) -> impl Stream<Item = Admitted<IO>> + Send + 'static
     where
         IO: Send + 'static,
-        S: Fn(TcpStream, SocketAddr) -> F + Clone + Send + 'static,
+        S: Fn(TcpStream, SocketAddr, Option<SocketAddr>) -> F + Clone + Send + 'static,
         F: Future<Output = io::Result<IO>> + Send + 'static,
     {
         let door = Door {
@@ -70,7 +70,7 @@ impl Listener {
 
     /// Connections without TLS. Clients of HTTP speak first, so their first words are the handshake.
     pub fn plaintext(self, http2: &Http2Config) -> impl Stream<Item = Admitted<TcpStream>> + Send + 'static {
-        self.incoming(http2, |stream, _| async move { stream.peek(&mut [0]).await.map(|_| stream) })
+        self.incoming(http2, |stream, _, _| async move { stream.peek(&mut [0]).await.map(|_| stream) })
     }
 }
 
@@ -91,7 +91,7 @@ struct Door<IO, S> {
 impl<IO, S, F> Door<IO, S>
 where
     IO: Send + 'static,
-    S: Fn(TcpStream, SocketAddr) -> F + Clone + Send + 'static,
+    S: Fn(TcpStream, SocketAddr, Option<SocketAddr>) -> F + Clone + Send + 'static,
     F: Future<Output = io::Result<IO>> + Send + 'static,
 {
     async fn next(&mut self) -> Admitted<IO> {
@@ -136,7 +136,7 @@ where
             let mut stream = stream;
             Either::Left(async move {
                 let Some(client) = proxy::client(&mut stream).await? else {
-                    return Ok(Some(Admitted { io: shake(stream, from).await?, place }));
+                    return Ok(Some(Admitted { io: shake(stream, from, None).await?, place }));
                 };
                 // The client pays, and not the proxy.
                 drop((place, handshake));
@@ -149,10 +149,10 @@ where
                         return Ok(None);
                     }
                 };
-                Ok(Some(Admitted { io: shake(stream, client).await?, place }))
+                Ok(Some(Admitted { io: shake(stream, from, Some(client)).await?, place }))
             })
         } else {
-            let shaking = (self.shake)(stream, from);
+            let shaking = (self.shake)(stream, from, None);
             Either::Right(async move {
                 let _handshake = handshake;
                 Ok(Some(Admitted { io: shaking.await?, place }))
