@@ -19,9 +19,7 @@ use crate::core::session::REMEMBERED;
 use crate::node::Node;
 
 /// Of everything at most so many go into a batch, so that it stays below the bound of a message: a record has at most 4 KiB, a
-/// statement of presence less than 400 bytes, of which there are [`HOMES_OF_PEER`] for each peer at most, and one of this home.
-///
-/// [`HOMES_OF_PEER`]: crate::core::presence::HOMES_OF_PEER
+/// statement of presence less than 400 bytes, of which no batch has more than [`limits::BATCH_ITEMS`].
 const MOST: usize = 64;
 /// Bytes of the records of members in one batch.
 const MEMBERS_BYTES: usize = 64 * 1024;

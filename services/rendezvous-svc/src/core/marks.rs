@@ -91,6 +91,11 @@ impl Home {
         self.heard = self.heard.max(heard);
     }
 
+    /// It gave a sign of life, which says nothing of what it has still to tell.
+    fn lives(&mut self, now: Instant) {
+        self.heard.alive = self.heard.alive.max(now);
+    }
+
     /// A way leads here no longer: what came over it up to then stays true.
     fn leave(&mut self, way: Way, ways: &BTreeMap<Way, Passed>) {
         self.ways.retain(|one| *one != way);
@@ -167,7 +172,10 @@ impl Marks {
 
     /// A link with a member is up: it is a home that is heard here, and a way to others.
     pub(super) fn linked(&mut self, member: PeerId, now: Instant) {
-        self.speaks(member, now);
+        let slot = self.speaks(member, now);
+        if let Some(home) = slot.and_then(|slot| self.homes.get_mut(slot)) {
+            home.lives(now);
+        }
         self.end_way(&member);
         self.last += 1;
         self.open.insert(member, Way(self.last));
@@ -330,6 +338,18 @@ mod tests {
         assert_eq!((fresh(&marks), marks.ways.len()), (at(10), 1), "the way that ended is forgotten");
         marks.heard_by(&peer(1), peer(FAR), true, at(40));
         assert_eq!(fresh(&marks), at(40));
+    }
+
+    #[test]
+    fn a_home_whose_link_came_back_lives_at_once_and_is_no_fresher_before_it_says_so() {
+        let (mut marks, t) = (Marks::default(), Time::start());
+        let at = |seconds| t.at(seconds).mono;
+        marks.linked(peer(FAR), at(0));
+        marks.mark(&peer(FAR), 1, Pulse::all_at(at(5)));
+        marks.unlinked(&peer(FAR));
+        marks.linked(peer(FAR), at(60));
+        let heard = marks.heard(marks.home(&peer(FAR)).unwrap());
+        assert_eq!(heard, Pulse { as_of: at(5), alive: at(60) });
     }
 
     #[test]

@@ -8,9 +8,14 @@
 use std::collections::{HashSet, VecDeque};
 
 use p2psb_proto::model::PeerId;
+use p2psb_proto::model::limits::BATCH_ITEMS;
+
+use super::presence::HOMES_OF_PEER;
 
 /// Words about homes outside the ring that go into one batch; each has about 40 bytes.
 const HOMES: usize = 512;
+/// Of so many peers a batch says how they are: each may have several homes, and this one, and whoever hears takes no more statements.
+const STATED: usize = BATCH_ITEMS / (HOMES_OF_PEER + 1);
 
 /// Peers in the order in which they changed first, each once.
 #[derive(Debug, Default)]
@@ -175,11 +180,12 @@ impl Outbox {
         let (words, mut records) = (self.words.take(most), self.records.take(most));
         let homes = self.homes.take(HOMES);
         let is_time = self.records.order.is_empty() && self.homes.order.is_empty();
-        let mut presence = if is_time { self.presence.take(most) } else { Vec::new() };
+        let stated = most.min(STATED);
+        let mut presence = if is_time { self.presence.take(stated) } else { Vec::new() };
         let (walked_records, walked_presence) = &mut self.walked;
         records.extend(walked_records.take(most - records.len()));
         if is_time && walked_records.is_empty() {
-            presence.extend(walked_presence.take(most - presence.len()));
+            presence.extend(walked_presence.take(stated - presence.len()));
         }
         let (interest, again) = (self.interest.take(most), self.again.take(most));
         let members = std::mem::take(&mut self.members);
@@ -206,6 +212,22 @@ impl Outbox {
 mod tests {
     use super::*;
     use crate::core::testing::peer;
+
+    #[test]
+    fn no_batch_says_more_of_peers_than_is_taken_where_each_has_many_homes() {
+        let mut outbox = Outbox::default();
+        for n in 0..100 {
+            outbox.presence(peer(n));
+            outbox.walked(peer(100 + n), true);
+        }
+        let mut told = 0;
+        while !outbox.is_empty() {
+            let next = outbox.next(64);
+            assert!(next.presence.len() * (HOMES_OF_PEER + 1) <= BATCH_ITEMS);
+            told += next.presence.len();
+        }
+        assert_eq!(told, 200);
+    }
 
     #[test]
     fn what_changes_twice_is_told_once_and_in_order() {
