@@ -4,8 +4,8 @@
 //! touch three of its pages for the first time. Here they lie in cells of their size, these in pages, and the pages in regions
 //! that the system is asked to map by huge pages.
 //!
-//! Promises: what is put in is there until it is taken, at one place. Beside its bytes it takes an eighth of them at most, 20 if
-//! they are few. The lowest page with room is filled first, and an empty page serves any size again; so memory stays near what is
+//! Promises: what is put in is there until it is taken, at one place. Its cell is longer by 17 bytes at most, or by an eighth and 2
+//! bytes if that is more, and no shorter than 32. The lowest page with room is filled first, and an empty page serves any size again; so memory stays near what is
 //! kept, and of what was kept once and is not any more only pages remain of which a part is still in use.
 //!
 //! The way is that of slab allocators (Bonwick, *The Slab Allocator*, 1994; size classes as jemalloc spaces them).

@@ -263,8 +263,8 @@ pub struct Table {
 
 /// Four billion peers have one.
 const NO_PLACE: LimitReached = LimitReached { limit: "places", most: u32::MAX as usize };
-/// Or until the system gives no memory any more.
-const NO_ROOM: LimitReached = LimitReached { limit: "memory", most: 1 << 37 };
+/// Their statements find room in so many bytes, or until the system gives no memory any more.
+const NO_ROOM: LimitReached = LimitReached { limit: "memory", most: 1 << 36 };
 
 /// The first second in which a statement is forgotten.
 const fn second(keep: UnixMillis) -> u64 {
